@@ -1,0 +1,10 @@
+"""Images on disk, as network input and back: samples, pixels, frames, augmentation."""
+
+from .augment import Augment as Augment
+from .errors import DataError as DataError
+from .framing import Framing as Framing
+from .framing import Placement as Placement
+from .image import read_image as read_image
+from .image import read_mask as read_mask
+from .samples import Sample as Sample
+from .samples import find_samples as find_samples

@@ -1,0 +1,61 @@
+"""The op mechanism: one pure function is an op's schema, its fallback on any device, its fake kernel and its truth."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+NAMESPACE = "diffnoise"
+_library = torch.library.Library(NAMESPACE, "DEF")
+registry: dict[str, Op] = {}
+
+
+class Op:
+    """A registered op: call it to run the fastest kernel for the device of its tensors.
+
+    `reference` is the pure PyTorch function behind it (differentiable, any floating dtype). PyTorch's dispatcher picks
+    the implementation: a C++ or CUDA or Triton kernel where one is loaded for the device, the reference elsewhere.
+    """
+
+    def __init__(self, reference: Callable[..., torch.Tensor], check: Callable[..., None], fake: Callable[..., torch.Tensor]) -> None:
+        self.name = reference.__name__
+        self.qualified_name = f"{NAMESPACE}::{self.name}"
+        self.reference = reference
+        self._check = check
+        functools.update_wrapper(self, reference)
+        _library.define(self.name + torch.library.infer_schema(reference, mutates_args=()))
+        _library.impl(self.name, reference, "CompositeExplicitAutograd")
+        torch.library.register_fake(self.qualified_name, fake, lib=_library)
+        torch.library.register_autograd(self.qualified_name, self._refuse_gradient, lib=_library)
+        self._overload = getattr(getattr(torch.ops, NAMESPACE), self.name).default
+
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._check(*args, **kwargs)
+        return self._overload(*args, **kwargs)
+
+    def _refuse_gradient(self, ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(
+            f"diffnoise.ops.{self.name} is not differentiable; call diffnoise.ops.{self.name}.reference(...) where a gradient is needed."
+        )
+
+    def has_kernel(self, key: str) -> bool:
+        """Whether a kernel of its own (not the reference) is registered for the dispatch key, "CPU" or "CUDA"."""
+        return torch._C._dispatch_has_kernel_for_dispatch_key(self.qualified_name, key)
+
+
+def op(check: Callable[..., None], fake: Callable[..., torch.Tensor] | None = None) -> Callable[[Callable[..., torch.Tensor]], Op]:
+    """Register the decorated function as `torch.ops.diffnoise.<name>`.
+
+    `check` takes the same arguments and raises `ValueError` with a full sentence. `fake` gives the output's shape and
+    dtype where tracing the reference itself would be slow; by default the reference runs on fake tensors.
+    """
+
+    def register(reference: Callable[..., torch.Tensor]) -> Op:
+        registered = Op(reference, check, fake or reference)
+        registry[registered.name] = registered
+        return registered
+
+    return register

@@ -1,0 +1,39 @@
+"""Fractal OpenSimplex noise at arbitrary points."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _check
+from ._op import op
+from ._opensimplex import fractal_sum, permutations
+
+
+def _fake(points: Tensor, seeds: Tensor, octaves: int = 1, persistence: float = 0.5, gain: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return points.new_empty(points.shape[:2], dtype=dtype)
+
+
+def _check_arguments(
+    points: Tensor, seeds: Tensor, octaves: int = 1, persistence: float = 0.5, gain: float = 1.0, dtype: torch.dtype = torch.float32
+) -> None:
+    if points.ndim != 3 or points.shape[2] not in (2, 3, 4):
+        raise ValueError(f"points must have shape [B, N, D] with D = 2, 3 or 4, but has shape {list(points.shape)}.")
+    if points.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"points must be float32 or float64, but is {points.dtype}.")
+    _check.per_sample("seeds", seeds, points.shape[0], points)
+    _check.fractal(octaves, persistence, 1.0)
+    _check.floating("dtype", dtype)
+
+
+@op(_check_arguments, _fake)
+def simplex_noise_at(
+    points: Tensor, seeds: Tensor, octaves: int = 1, persistence: float = 0.5, gain: float = 1.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """gain * sum_k persistence^k n(2^k p) for every point p, [B, N].
+
+    points: float32 or float64 [B, N, D], D = 2, 3 or 4, in units of the coarsest octave's wavelength. seeds: int64 [B]. n is
+    OpenSimplex v1 as the full sum over lattice points with r^2 < 2. Raises `ValueError` for other shapes, dtypes or
+    parameters.
+    """
+    return (gain * fractal_sum(points.to(torch.float64), permutations(seeds), octaves, persistence)).to(dtype)
