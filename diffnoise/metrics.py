@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -11,25 +12,24 @@ Array = np.ndarray | Tensor
 
 
 def image_auroc(scores: Array | Sequence[float], labels: Array | Sequence[int]) -> float:
-    """Area under the ROC curve of image scores [N] against labels [N] (0 good, 1 anomalous).
+    """Area under the ROC curve of image scores [N] against labels [N] (0 good, 1 anomalous); ties count half.
 
     Raises ValueError for NaN or infinite scores, other labels, or labels of one class only.
     """
-    return _auroc(*_image_level(scores, labels))
+    flat_scores, flat_labels = _image_level(scores, labels)
+    return _auroc(_Ranking.of(flat_scores), flat_labels)
 
 
 def f1_max(scores: Array | Sequence[float], labels: Array | Sequence[int]) -> tuple[float, float]:
-    """The largest F1 over all thresholds, and the lowest such threshold, where score >= threshold means anomalous.
+    """The largest F1 over all thresholds, and the highest such threshold, where score >= threshold means anomalous.
 
     scores, labels: [N]. Raises ValueError where `image_auroc` does.
     """
-    from sklearn.metrics import precision_recall_curve
-
     flat_scores, flat_labels = _image_level(scores, labels)
-    precision, recall, thresholds = precision_recall_curve(flat_labels, flat_scores)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(np.float64).tiny)
-    best = int(f1[:-1].argmax())
-    return float(f1[best]), float(thresholds[best])
+    ranking = _Ranking.of(flat_scores)
+    f1 = 2 * ranking.cumulate(flat_labels) / (ranking.counts + np.count_nonzero(flat_labels))
+    best = int(f1.argmax())
+    return float(f1[best]), float(flat_scores[ranking.order[ranking.counts[best] - 1]])
 
 
 def pixel_auroc(maps: Sequence[Array], masks: Sequence[Array]) -> float:
@@ -37,12 +37,17 @@ def pixel_auroc(maps: Sequence[Array], masks: Sequence[Array]) -> float:
 
     Raises ValueError for NaN or infinite values, shapes that do not match, or masks of one class only.
     """
-    return _auroc(*_pixel_level(maps, masks))
+    values, anomalous = _pixel_level(maps, masks)
+    return _auroc(_Ranking.of(values), anomalous)
 
 
 def pixel_ap(maps: Sequence[Array], masks: Sequence[Array]) -> float:
-    """Average precision of the pixels of all images pooled; arguments and errors as for `pixel_auroc`."""
-    return _average_precision(*_pixel_level(maps, masks))
+    """Average precision, the sum of precision x gain in recall over falling thresholds, of the pixels of all images.
+
+    Arguments and errors as for `pixel_auroc`.
+    """
+    values, anomalous = _pixel_level(maps, masks)
+    return _average_precision(_Ranking.of(values), anomalous)
 
 
 def aupro(maps: Sequence[Array], masks: Sequence[Array], fpr_limit: float = 0.3) -> float:
@@ -53,21 +58,8 @@ def aupro(maps: Sequence[Array], masks: Sequence[Array], fpr_limit: float = 0.3)
     limit (Bergmann et al., IJCV 2021). Arguments and errors as for `pixel_auroc`; ValueError also for a limit outside
     (0, 1].
     """
-    from sklearn.metrics import auc
-
-    if not 0 < fpr_limit <= 1:
-        raise ValueError(f"fpr_limit must be above 0 and at most 1, not {fpr_limit}.")
     values, anomalous = _pixel_level(maps, masks)
-    weights = _region_weights(masks)
-    order = np.argsort(values)[::-1]
-    ordered = values[order]
-    last = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), ordered.size - 1)  # pixel of every distinct value
-    fpr = np.append(0.0, np.cumsum(~anomalous[order])[last] / np.count_nonzero(~anomalous))
-    pro = np.append(0.0, np.cumsum(weights[order])[last])
-    inside = int(np.searchsorted(fpr, fpr_limit, side="right"))
-    at_limit = np.interp(fpr_limit, fpr[inside - 1 : inside + 1], pro[inside - 1 : inside + 1])
-    fpr, pro = np.append(fpr[:inside], fpr_limit), np.append(pro[:inside], at_limit)
-    return float(auc(fpr, pro) / fpr_limit)
+    return _aupro(_Ranking.of(values), anomalous, _region_weights(masks), fpr_limit)
 
 
 def evaluate(
@@ -101,24 +93,57 @@ def evaluate(
         if mask is not None or not label:
             known_maps.append(anomaly_map)
             known_masks.append(np.zeros(anomaly_map.shape, dtype=bool) if mask is None else _numpy(mask))
-    if any(mask.any() for mask in known_masks) and not all(mask.all() for mask in known_masks):
-        values, anomalous = _pixel_level(known_maps, known_masks)
-        result["pixel_AUROC"] = _auroc(values, anomalous)
-        result["pixel_AP"] = _average_precision(values, anomalous)
-        result["pixel_AUPRO"] = aupro(known_maps, known_masks)
+    values, anomalous = _pool(known_maps, known_masks)
+    if _both_classes(anomalous):
+        ranking = _Ranking.of(values)
+        result["pixel_AUROC"] = _auroc(ranking, anomalous)
+        result["pixel_AP"] = _average_precision(ranking, anomalous)
+        result["pixel_AUPRO"] = _aupro(ranking, anomalous, _region_weights(known_masks), fpr_limit=0.3)
     return result
 
 
-def _auroc(values: np.ndarray, anomalous: np.ndarray) -> float:
-    from sklearn.metrics import roc_auc_score
+@dataclass(frozen=True)
+class _Ranking:
+    """Values in falling order; every distinct one is a threshold."""
 
-    return float(roc_auc_score(anomalous, values))
+    order: np.ndarray  # [n] indices
+    counts: np.ndarray  # [thresholds]: how many values are at or above each
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> _Ranking:
+        order = np.argsort(values)[::-1]
+        ordered = values[order]
+        return cls(order, np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(values)))
+
+    def cumulate(self, weights: np.ndarray) -> np.ndarray:
+        """The sum of the weights [n] of all values at or above each threshold."""
+        return np.cumsum(weights[self.order])[self.counts - 1]
 
 
-def _average_precision(values: np.ndarray, anomalous: np.ndarray) -> float:
-    from sklearn.metrics import average_precision_score
+def _auroc(ranking: _Ranking, anomalous: np.ndarray) -> float:
+    found = ranking.cumulate(anomalous)
+    wrong = ranking.counts - found
+    return _area(wrong / wrong[-1], found / found[-1])
 
-    return float(average_precision_score(anomalous, values))
+
+def _average_precision(ranking: _Ranking, anomalous: np.ndarray) -> float:
+    found = ranking.cumulate(anomalous)
+    return float(np.sum(np.diff(found, prepend=0) / found[-1] * (found / ranking.counts)))
+
+
+def _aupro(ranking: _Ranking, anomalous: np.ndarray, region_weights: np.ndarray, fpr_limit: float) -> float:
+    if not 0 < fpr_limit <= 1:
+        raise ValueError(f"fpr_limit must be above 0 and at most 1, not {fpr_limit}.")
+    wrong = ranking.counts - ranking.cumulate(anomalous)
+    fpr, overlap = wrong / wrong[-1], ranking.cumulate(region_weights)
+    inside = int(np.searchsorted(fpr, fpr_limit, side="right"))
+    at_limit = np.interp(fpr_limit, np.append(0.0, fpr), np.append(0.0, overlap))
+    return _area(np.append(fpr[:inside], fpr_limit), np.append(overlap[:inside], at_limit)) / fpr_limit
+
+
+def _area(x: np.ndarray, y: np.ndarray) -> float:
+    """The area under the polygon from (0, 0) through the points (x, y)."""
+    return float(np.sum(np.diff(x, prepend=0.0) * (y + np.append(0.0, y[:-1]))) / 2)
 
 
 def _region_weights(masks: Sequence[Array]) -> np.ndarray:
@@ -153,6 +178,13 @@ def _scores_and_labels(scores: Array | Sequence[float], labels: Array | Sequence
 
 
 def _pixel_level(maps: Sequence[Array], masks: Sequence[Array]) -> tuple[np.ndarray, np.ndarray]:
+    values, anomalous = _pool(maps, masks)
+    if not _both_classes(anomalous):
+        raise ValueError("The masks hold one class only; this metric needs good and anomalous pixels.")
+    return values, anomalous
+
+
+def _pool(maps: Sequence[Array], masks: Sequence[Array]) -> tuple[np.ndarray, np.ndarray]:
     """The pixels of all maps in one row, and whether each is anomalous."""
     map_arrays, mask_arrays = [_numpy(m) for m in maps], [_numpy(m) for m in masks]
     if len(map_arrays) != len(mask_arrays):
@@ -162,10 +194,9 @@ def _pixel_level(maps: Sequence[Array], masks: Sequence[Array]) -> tuple[np.ndar
             shapes = f"{list(anomaly_map.shape)} and {list(mask.shape)} ({mask.dtype})"
             raise ValueError(f"A map and its mask must both be [H, W] and the mask boolean, not {shapes}.")
         _check_finite(anomaly_map, "anomaly map")
-    anomalous = np.concatenate([mask.ravel() for mask in mask_arrays]) if mask_arrays else np.zeros(0, dtype=bool)
-    if not _both_classes(anomalous):
-        raise ValueError("The masks hold one class only; this metric needs good and anomalous pixels.")
-    return np.concatenate([m.ravel() for m in map_arrays]), anomalous
+    if not map_arrays:
+        return np.zeros(0), np.zeros(0, dtype=bool)
+    return np.concatenate([m.ravel() for m in map_arrays]), np.concatenate([m.ravel() for m in mask_arrays])
 
 
 def _both_classes(labels: np.ndarray) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 Mode = Literal["resize", "crop", "tile"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Placement:
     """Where the frames of one image came from."""
 

@@ -65,7 +65,8 @@ def _decode(path: Path, max_pixels: int) -> np.ndarray:
 
 
 def _decode_with_pillow(path: Path, max_pixels: int) -> np.ndarray:
-    with Image.open(path, formats=FORMATS) as image:
+    # from an open file, as Pillow maps files that it opens itself and then garbles turned TIFFs (13.0)
+    with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
         _check_size(path, image.size[::-1], image.width * image.height, max_pixels)
         if getattr(image, "n_frames", 1) != 1:
             raise DataError(f"{path} holds several frames; save the one to look at as a file of its own.")
@@ -147,7 +148,7 @@ def _unit_range(path: Path, pixels: np.ndarray) -> Tensor:
     """Stored pixels [H, W, C] as float32 [C, H, W] in [0, 1]."""
     if 0 in pixels.shape:
         raise DataError(f"{path} is empty; remove it.")
-    values = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, 0), dtype=np.float32))
+    values = torch.from_numpy(np.array(np.moveaxis(pixels, -1, 0), dtype=np.float32, order="C"))
     if np.issubdtype(pixels.dtype, np.floating):
         if not values.isfinite().all():
             raise DataError(f"{path} holds NaN or infinite values; replace them before scoring.")

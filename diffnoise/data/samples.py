@@ -27,8 +27,8 @@ class Sample:
 def find_samples(source: str | os.PathLike[str], split: str | None = None) -> list[Sample]:
     """List the images of `source`, sorted by path; `split` ("train" or "test") keeps one side.
 
-    `source` is a category folder in MVTec layout (`train/good`, `test/<defect>` and `ground_truth/<defect>`, where masks
-    are called `<stem>_mask` or `<stem>`), a folder of images at any depth, one image, or a CSV manifest with the column
+    `source` is a category folder in MVTec layout (`train/good`, `test/<defect>` and `ground_truth/<defect>`, with masks
+    called `<stem>_mask` or `<stem>`), a folder of images at any depth, one image, or a CSV manifest with the column
     `image_path` and optionally `label_index`, `split`, `mask_path` and `defect`, whose relative paths start at the
     manifest. A manifest gives a split for every row or for none. Without labels, images are good for split="train" and
     unknown otherwise.

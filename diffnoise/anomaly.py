@@ -1,0 +1,90 @@
+"""Anomaly maps from images and their reconstructions, filters, image scores and thresholds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def squared_error(x_0: Tensor, reconstruction: Tensor) -> Tensor:
+    """Mean over channels of (x_0 - reconstruction)^2: [B, C, H, W] twice -> [B, 1, H, W] (Fucka et al. 2024 take the sum)."""
+    return (x_0 - reconstruction).square().mean(1, keepdim=True)
+
+
+def absolute_error(x_0: Tensor, reconstruction: Tensor) -> Tensor:
+    """Mean over channels of |x_0 - reconstruction|: [B, C, H, W] twice -> [B, 1, H, W]."""
+    return (x_0 - reconstruction).abs().mean(1, keepdim=True)
+
+
+def mean_filter(maps: Tensor, size: int) -> Tensor:
+    """Mean over size x size pixels with reflected borders, [B, 1, H, W]. `size` must be odd and below twice the image's sides."""
+    if size < 1 or size % 2 == 0:
+        raise ValueError(f"The size of a mean filter must be odd and positive, but is {size}.")
+    if size == 1:
+        return maps
+    return F.avg_pool2d(_reflect(maps, size // 2), size, stride=1)
+
+
+def gaussian_filter(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian filter of width `sigma` pixels, cut at 4 sigma, with reflected borders, [B, 1, H, W] (33 taps for sigma 4)."""
+    if not sigma > 0:
+        raise ValueError(f"The sigma of a Gaussian filter must be positive, but is {sigma}.")
+    radius = math.ceil(4 * sigma)
+    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
+    taps = (taps / taps.sum()).tolist()
+    for axis in (-1, -2):
+        padded = _reflect_axis(maps, radius, axis)
+        length = maps.shape[axis]
+        # A sum of shifted copies: the same bits for any batch and thread count, which a convolution library does not promise.
+        total = torch.zeros_like(maps)
+        for k, tap in enumerate(taps):
+            total.add_(padded.narrow(axis, k, length), alpha=tap)
+        maps = total
+    return maps
+
+
+def _reflect(maps: Tensor, radius: int) -> Tensor:
+    return _reflect_axis(_reflect_axis(maps, radius, -1), radius, -2)
+
+
+def _reflect_axis(maps: Tensor, radius: int, axis: int) -> Tensor:
+    """Pad by reflection without repeating the border pixel, as often as the radius needs."""
+    length = maps.shape[axis]
+    if length == 1:
+        index = torch.zeros(1 + 2 * radius, dtype=torch.int64, device=maps.device)
+    else:
+        period = 2 * (length - 1)
+        index = torch.arange(-radius, length + radius, device=maps.device) % period
+        index = torch.where(index < length, index, period - index)
+    return maps.index_select(axis, index)
+
+
+def image_score(anomaly_map: Tensor, top_k: int = 1) -> Tensor:
+    """Mean of the `top_k` largest pixels of each map (1: the maximum), [B, 1, H, W] -> [B]; NaN if a map holds any.
+
+    Fucka et al. 2024 and Tebbe and Tayyub 2024 take the maximum, Lu et al. 2023 the mean of the largest 64.
+    """
+    flat = anomaly_map.flatten(1)
+    if not 1 <= top_k <= flat.shape[1]:
+        raise ValueError(f"top_k must lie between 1 and the {flat.shape[1]} pixels of the map, but is {top_k}.")
+    scores = flat.topk(top_k, dim=1).values.mean(1)
+    return torch.where(flat.isnan().any(1), torch.nan, scores)
+
+
+def threshold_from_good(scores: Sequence[float], false_alarm_rate: float) -> float:
+    """The split-conformal threshold: a new good image scores above it with probability at most `false_alarm_rate`.
+
+    The ceil((n + 1)(1 - rate))-th smallest of the n scores; the guarantee needs n >= 1 / rate - 1, with fewer the largest score is
+    returned. Raises `ValueError` without scores, for scores that are not finite, or for a rate outside (0, 1).
+    """
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate must lie between 0 and 1, but is {false_alarm_rate}.")
+    ordered = sorted(scores)
+    if not ordered or not all(math.isfinite(score) for score in ordered):
+        raise ValueError("A threshold needs at least one good image, and only finite scores.")
+    rank = math.ceil((len(ordered) + 1) * (1 - false_alarm_rate))
+    return ordered[min(rank, len(ordered)) - 1]

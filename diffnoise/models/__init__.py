@@ -1,0 +1,31 @@
+"""Denoising networks: anything that maps (x_t, t) to a tensor, or to an object with a `sample` tensor, fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .unet import UNet as UNet
+from .unet import UNetConfig as UNetConfig
+
+Denoiser = Callable[[Tensor, Tensor], Any]
+
+
+def denoise(model: Denoiser, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The model's prediction and, where it has twice the channels of x_t, its variance output v: both [B, C, H, W].
+
+    Takes diffusers' models (output in `.sample`) as well as plain ones. Raises `ValueError` for any other shape.
+    """
+    output = model(x_t, t)
+    output = getattr(output, "sample", output)
+    if not isinstance(output, Tensor):
+        raise ValueError(f"The model must return a tensor, or an object whose `sample` is one, not {type(output).__name__}.")
+    batch, channels, *size = x_t.shape
+    if output.shape == x_t.shape:
+        return output, None
+    if list(output.shape) == [batch, 2 * channels, *size]:
+        prediction, variance = output.chunk(2, 1)
+        return prediction, variance
+    raise ValueError(f"The model returned shape {list(output.shape)} for an input of shape {list(x_t.shape)}.")

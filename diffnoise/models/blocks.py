@@ -1,0 +1,80 @@
+"""Building blocks of the UNet: embeddings, residual blocks, attention."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def timestep_embedding(t: Tensor, channels: int) -> Tensor:
+    """(cos, sin) of t at frequencies exp(-ln(10^4) i / half): [B] -> float32 [B, channels] (Dhariwal and Nichol 2021)."""
+    half = channels // 2
+    frequencies = torch.exp(-math.log(10_000.0) / half * torch.arange(half, device=t.device, dtype=torch.float32))
+    angles = t.to(torch.float32).unsqueeze(1) * frequencies
+    return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(groups, channels), channels)
+
+
+def zero_init(module: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class ResidualBlock(nn.Module):
+    """GN, SiLU, conv; GN with scale and shift from the time embedding, SiLU, dropout, zero-initialised conv; skip."""
+
+    def __init__(self, inputs: int, outputs: int, time_channels: int, groups: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_in = group_norm(inputs, groups)
+        self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.time = nn.Linear(time_channels, 2 * outputs)
+        self.norm_out = group_norm(outputs, groups)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = zero_init(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.conv_in(F.silu(self.norm_in(x)))
+        scale, shift = self.time(time)[:, :, None, None].chunk(2, 1)
+        h = self.norm_out(h) * (1 + scale) + shift
+        return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the pixels, with a zero-initialised projection and a skip."""
+
+    def __init__(self, channels: int, head_channels: int, groups: int) -> None:
+        super().__init__()
+        if channels % head_channels:
+            raise ValueError(f"head_channels must divide the {channels} channels of its level, but is {head_channels}.")
+        self.heads = channels // head_channels
+        self.norm = group_norm(channels, groups)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.projection = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, height * width)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # [B, heads, H W, head_channels]
+        h = F.scaled_dot_product_attention(q, k, v)
+        return x + self.projection(h.transpose(-1, -2).reshape(b, c, height, width))
+
+
+class Downsample(nn.Conv2d):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, stride=2, padding=1)
+
+
+class Upsample(nn.Conv2d):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,0 +1,54 @@
+"""The reverse process: from x_t back to x_0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .models import Denoiser, denoise
+from .noise import Noise
+
+
+def reverse_process(
+    model: Denoiser,
+    x_t: Tensor,
+    timesteps: Sequence[int],
+    table: Tensor,
+    *,
+    seeds: Tensor | None = None,
+    origins: Tensor | None = None,
+    extent: tuple[int, int] | None = None,
+    noise: Noise | None = None,
+    learned_variance: bool = False,
+    clip: float | None = 1.0,
+) -> Tensor:
+    """Denoise x_t at every index of `timesteps` (falling) with the coefficients of `table`, [B, C, H, W].
+
+    model(x_t, t) predicts epsilon, x_0 or v, as the table was made for. learned_variance: use the second half of the model's 2C
+    output channels, with a table made for "learned_range". seeds: int64 [B],
+    for steps that add noise: Gaussian, or that of `noise` where given; without seeds no noise is added. origins, extent: as
+    in `Noise`, for tiles. Raises `ValueError` if shapes do not fit.
+    """
+    if list(timesteps) != sorted(set(timesteps), reverse=True):
+        raise ValueError("timesteps must fall strictly.")
+    batch = x_t.shape[0]
+    for index in timesteps:
+        t = torch.full((batch,), index, dtype=torch.int64, device=x_t.device)
+        prediction, variance = denoise(model, x_t, t)
+        if not learned_variance:
+            variance = None
+        elif variance is None:
+            raise ValueError("A learned variance needs a model with twice as many output channels as x_t; this one has none.")
+        if noise is not None and seeds is not None:
+            z = noise(x_t.shape, t=t, seeds=seeds ^ _REVERSE_KEY, origins=origins, extent=extent, dtype=x_t.dtype)
+            x_t = ops.reverse_step(x_t, prediction, t, table, variance=variance, noise=z, clip=clip)
+        else:
+            x_t = ops.reverse_step(x_t, prediction, t, table, variance=variance, seeds=seeds, origins=origins, clip=clip)
+    return x_t
+
+
+# Keeps structured reverse noise apart from the forward noise of the same seed and step.
+_REVERSE_KEY = 0x5DEECE66D

@@ -1,0 +1,199 @@
+"""From frames to anomaly maps: noise out to T', denoise back, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor
+
+from . import anomaly, ops
+from .forward import add_noise
+from .models import Denoiser, denoise
+from .noise import Noise
+from .reverse import reverse_process
+from .schedule import Prediction, Schedule, Variance
+
+MapKind = Literal["squared", "absolute", "kl"]
+Sampler = Literal["ddim", "ddpm"]
+FilterKind = Literal["mean", "gaussian", "none"]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a frame is scored; every number is recorded with the detector.
+
+    starts: the noise scales T'; the image is noised at index T'-1 and denoised to 0, the maps of all scales are averaged in units of their
+    deviation on good images. steps: model calls per scale, evenly spaced (1: x_0 is predicted at once; as many as T': every
+    step). sampler, eta, variance: DDIM with its eta, or DDPM with "fixed_small", "fixed_large" or "learned_range". omega: factor of the
+    forward noise. reverse_noise: "gaussian", or "same" as the forward noise. map: squared or absolute error, or "kl", which needs
+    one model call per scale. filter: "mean" over filter_size pixels, "gaussian" with filter_sigma, or "none". top_k: the image score is the mean of so
+    many largest pixels. samples: reconstructions with different seeds that are averaged. false_alarm_rate: share of good images that
+    the threshold may call anomalous.
+    """
+
+    starts: tuple[int, ...] = (200,)
+    steps: int = 10
+    sampler: Sampler = "ddim"
+    eta: float = 0.0
+    variance: Variance = "fixed_small"
+    omega: float = 1.0
+    clip: float | None = 1.0
+    reverse_noise: Literal["gaussian", "same"] = "gaussian"
+    map: MapKind = "squared"
+    filter: FilterKind = "mean"
+    filter_size: int = 5
+    filter_sigma: float = 4.0
+    top_k: int = 1
+    samples: int = 1
+    false_alarm_rate: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "starts", tuple(self.starts))
+        for name, kinds in (("sampler", Sampler), ("variance", Variance), ("map", MapKind), ("filter", FilterKind)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kinds))}, not {getattr(self, name)!r}.")
+        if self.reverse_noise not in ("gaussian", "same"):
+            raise ValueError(f'reverse_noise must be "gaussian" or "same", not {self.reverse_noise!r}.')
+        if not self.starts or min(self.starts) < 1:
+            raise ValueError(f"starts must hold at least one positive number of steps, not {self.starts}.")
+        for name in ("steps", "top_k", "samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if not 0 < self.false_alarm_rate < 1:
+            raise ValueError(f"false_alarm_rate must lie between 0 and 1, not {self.false_alarm_rate}.")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive, or None for no clipping, not {self.clip}.")
+        if not self.eta >= 0 or not self.omega >= 0:
+            raise ValueError(f"eta and omega must not be negative, not {self.eta} and {self.omega}.")
+        if self.filter == "mean" and (self.filter_size < 1 or self.filter_size % 2 == 0):
+            raise ValueError(f"filter_size must be odd and positive, not {self.filter_size}.")
+        if self.filter == "gaussian" and not self.filter_sigma > 0:
+            raise ValueError(f"filter_sigma must be positive, not {self.filter_sigma}.")
+
+
+@dataclass(frozen=True)
+class FrameJob:
+    """One frame of an image: pixels [C, S, S] in [-1, 1] and where it lies in the image of size `extent`."""
+
+    frame: Tensor
+    origin: tuple[int, int]
+    extent: tuple[int, int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    maps: Tensor  # [number of scales, S, S], filtered, averaged over samples
+    reconstruction: Tensor  # [C, S, S], of the last scale, averaged over samples
+
+
+class FrameScorer:
+    """Scores frames one by one; a frame's result never depends on the frames around it or on the number of threads.
+
+    On the CPU every frame is computed by one thread of its own (the libraries below choose other kernels, with other last
+    bits, for other batch sizes and thread counts), and as many frames at a time as torch has threads.
+    """
+
+    def __init__(self, model: Denoiser, noise: Noise, schedule: Schedule, prediction: Prediction, scoring: Scoring, device: torch.device) -> None:
+        if max(scoring.starts) > schedule.steps:
+            raise ValueError(f"starts must not exceed the schedule's {schedule.steps} steps, but is {scoring.starts}.")
+        self._model, self._noise, self._schedule, self._scoring, self._device = model, noise, schedule, scoring, device
+        self._timesteps: dict[int, list[int]] = {}
+        self._tables: dict[int, Tensor] = {}
+        for start in scoring.starts:
+            steps = schedule.timesteps(start, min(scoring.steps, start))
+            self._timesteps[start] = steps
+            if scoring.map == "kl":
+                table = schedule.ddpm_table(scoring.variance, prediction)
+            elif scoring.sampler == "ddpm":
+                table = schedule.ddpm_table(scoring.variance, prediction, steps)
+            else:
+                table = schedule.ddim_table(steps, scoring.eta, prediction)
+            self._tables[start] = table.to(device)
+        self._x_0_table = schedule.x_0_table(prediction).to(device)
+
+    def __call__(self, jobs: Iterable[FrameJob]) -> Iterator[FrameResult]:
+        """Results in the order of the jobs, [S, S] maps on the CPU."""
+        if self._device.type == "cpu":
+            yield from _map_in_threads(self._score, jobs)
+        else:
+            yield from map(self._score, jobs)
+
+    @torch.inference_mode()
+    def _score(self, job: FrameJob) -> FrameResult:
+        scoring = self._scoring
+        x_0 = job.frame.to(self._device).unsqueeze(0)
+        origins = torch.tensor([job.origin], device=self._device)
+        maps, reconstruction = [], torch.zeros_like(x_0)
+        for start in scoring.starts:
+            total = x_0.new_zeros((1, 1, *x_0.shape[2:]))
+            reconstruction = torch.zeros_like(x_0)
+            for sample in range(scoring.samples):
+                seeds = torch.tensor([job.seed + sample], device=self._device)
+                sample_map, sample_reconstruction = self._one_sample(x_0, start, seeds, origins, job.extent)
+                total += sample_map / scoring.samples
+                reconstruction += sample_reconstruction / scoring.samples
+            maps.append(self._filter(total)[0, 0])
+        return FrameResult(torch.stack(maps).cpu(), reconstruction[0].cpu())
+
+    def _one_sample(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor, extent: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        scoring = self._scoring
+        t = torch.full_like(seeds, start - 1)
+        eps = self._noise(x_0.shape, t=t, seeds=seeds, origins=origins, extent=extent)
+        x_t = add_noise(x_0, eps, t, self._schedule, scoring.omega)
+        table = self._tables[start]
+        if scoring.map == "kl":
+            prediction, variance = denoise(self._model, x_t, t)
+            if scoring.variance != "learned_range":
+                variance = None
+            reconstruction = ops.reverse_step(x_t, prediction, t, self._x_0_table, clip=scoring.clip)
+            return ops.kl_map(x_0, x_t, prediction, t, table, variance=variance, clip=scoring.clip), reconstruction
+        reconstruction = reverse_process(
+            self._model,
+            x_t,
+            self._timesteps[start],
+            table,
+            seeds=seeds,
+            origins=origins,
+            extent=extent,
+            noise=self._noise if scoring.reverse_noise == "same" else None,
+            learned_variance=scoring.variance == "learned_range",
+            clip=scoring.clip,
+        )
+        error = anomaly.squared_error if scoring.map == "squared" else anomaly.absolute_error
+        return error(x_0, reconstruction), reconstruction
+
+    def _filter(self, maps: Tensor) -> Tensor:
+        scoring = self._scoring
+        if scoring.filter == "mean":
+            return anomaly.mean_filter(maps, scoring.filter_size)
+        if scoring.filter == "gaussian":
+            return anomaly.gaussian_filter(maps, scoring.filter_sigma)
+        return maps
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def _map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """map() over worker threads that each run torch single-threaded, results in order, few items in flight."""
+    threads = torch.get_num_threads()
+    # set_num_threads acts on the calling thread, and on those that have not started yet: restore it for the caller.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            pending = []
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > 2 * threads:
+                    yield pending.pop(0).result()
+            for future in pending:
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)

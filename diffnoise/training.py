@@ -1,0 +1,292 @@
+"""Training a denoiser on good images. Every random number is a function of (seed, step), so a resumed run continues exactly."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from . import ops
+from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from .data import Augment
+from .forward import add_noise
+from .models import denoise
+from .noise import Noise
+from .schedule import Prediction, Schedule
+
+Loss = Literal["l2", "l1"]
+Precision = Literal["auto", "fp32", "bf16"]
+LOG_COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "images_per_second", "seconds")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a denoiser is trained.
+
+    max_steps, max_minutes: whichever comes first ends the training; at least one must be given. t_max: steps t are drawn below it (None:
+    the whole schedule); partial diffusion never visits steps above its starts. loss: "l2" or "l1" on the prediction; a model with
+    learned variance adds `vlb_weight` times the variational bound in bits per dimension. The learning rate warms up over
+    `warmup` steps and falls to zero along a cosine. precision: "auto" takes bfloat16 where the device has it in hardware.
+    calibration_share: share of the good images that is kept out of the training for thresholds and scales. save_seconds: a checkpoint is
+    written this often.
+    """
+
+    max_steps: int | None = None
+    max_minutes: float | None = None
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 100
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.9999
+    loss: Loss = "l2"
+    vlb_weight: float = 1e-3
+    t_max: int | None = None
+    augment: Augment = Augment()
+    precision: Precision = "auto"
+    calibration_share: float = 0.15
+    save_seconds: float = 60.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_steps is None and self.max_minutes is None:
+            raise ValueError("Give max_steps or max_minutes; one of them has to end the training.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, not {self.max_steps}.")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ValueError(f"max_minutes must be positive, not {self.max_minutes}.")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}.")
+        if self.loss not in get_args(Loss):
+            raise ValueError(f'loss must be "l2" or "l1", not {self.loss!r}.')
+        if self.precision not in get_args(Precision):
+            raise ValueError(f'precision must be "auto", "fp32" or "bf16", not {self.precision!r}.')
+        if not 0 < self.calibration_share < 1:
+            raise ValueError(f"calibration_share must lie between 0 and 1, not {self.calibration_share}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+class Trainer:
+    """Trains `model` in place on good frames and keeps an exponential moving average of its weights.
+
+    frames: float32 [N, C, S, S] in [-1, 1], or a list of larger images [C, H, W], H and W at least S, from which a random S x S crop is
+    taken each time. folder: where `checkpoint.safetensors` and `train.csv` go.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        noise: Noise,
+        schedule: Schedule,
+        prediction: Prediction,
+        training: Training,
+        frames: Tensor | Sequence[Tensor],
+        size: int,
+        folder: Path | None,
+        device: torch.device,
+    ) -> None:
+        self.model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.training, self.noise, self.schedule, self.prediction = training, noise, schedule, prediction
+        self._frames, self._size, self._folder, self._device = frames, size, folder, device
+        self._t_max = min(training.t_max or schedule.steps, schedule.steps)
+        self._table = schedule.ddpm_table("learned_range", prediction).to(device)
+        self._optimizer = torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True)
+        self.ema = AveragedModel(model, multi_avg_fn=_warming_average(training.ema_decay))
+        use_bf16 = training.precision == "bf16" or (training.precision == "auto" and has_bf16(device))
+        self._precision = torch.autocast(device.type, torch.bfloat16) if use_bf16 else nullcontext()
+        self.step, self.seconds = 0, 0.0
+        self._last_step = training.max_steps
+
+    @property
+    def checkpoint_path(self) -> Path | None:
+        return self._folder and self._folder / "checkpoint.safetensors"
+
+    def run(self, progress: bool = False) -> None:
+        """Train until the limit; writes checkpoints and the log meanwhile. Raises `RuntimeError` if the loss is not finite."""
+        started = time.monotonic() - self.seconds
+        saved = time.monotonic()
+        recent: list[tuple[float, float]] = []
+        bar = tqdm(total=self._last_step, initial=self.step, desc="train", unit="step", disable=not progress, dynamic_ncols=True)
+        while not self._done():
+            step_started = time.monotonic()
+            loss, gradient_norm, rate = self._one_step()
+            self.step += 1
+            self.seconds = time.monotonic() - started
+            recent.append((loss, time.monotonic() - step_started))
+            self._plan_length(recent)
+            bar.total = self._last_step
+            bar.update()
+            if self.step % 20 == 0 or self._done():
+                mean_loss = sum(value for value, _ in recent[-20:]) / len(recent[-20:])
+                images_per_second = self.training.batch_size * len(recent[-20:]) / sum(spent for _, spent in recent[-20:])
+                bar.set_postfix(loss=f"{mean_loss:.4f}", images=f"{images_per_second:.1f}/s")
+                self._log(mean_loss, gradient_norm, rate, images_per_second)
+            if time.monotonic() - saved > self.training.save_seconds:
+                self.save()
+                saved = time.monotonic()
+        bar.close()
+        self.save()
+
+    def _done(self) -> bool:
+        out_of_steps = self._last_step is not None and self.step >= self._last_step
+        minutes = self.training.max_minutes
+        return out_of_steps or (minutes is not None and self.seconds >= 60 * minutes)
+
+    def _plan_length(self, recent: list[tuple[float, float]]) -> None:
+        """With a time limit only, fix the number of steps once the speed is known, so that the learning rate can follow it."""
+        measured = 20
+        if self._last_step is None and len(recent) == measured:
+            assert self.training.max_minutes is not None
+            # The first steps allocate and are slower; the median of the rest is the speed to expect.
+            pace = sorted(spent for _, spent in recent[measured // 4 :])[(measured - measured // 4) // 2]
+            remaining = 60 * self.training.max_minutes - self.seconds
+            self._last_step = self.step + max(1, int(remaining / pace))
+
+    def _learning_rate(self) -> float:
+        rate = self.training.learning_rate
+        if self._last_step is not None:
+            rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self._last_step)))
+        return rate * min(1.0, (self.step + 1) / max(1, self.training.warmup))
+
+    def _one_step(self) -> tuple[float, float, float]:
+        training = self.training
+        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + self.step)
+        x_0 = training.augment(self._batch(generator), generator).to(self._device)
+        t = torch.randint(0, self._t_max, (len(x_0),), generator=generator).to(self._device)
+        seeds = torch.randint(-(2**62), 2**62, (len(x_0),), generator=generator).to(self._device)
+        eps = self.noise(x_0.shape, t=t, seeds=seeds)
+        x_t = add_noise(x_0, eps, t, self.schedule)
+        with self._precision:
+            prediction, variance = denoise(self.model, x_t.contiguous(memory_format=torch.channels_last), t)
+        prediction = prediction.float()
+        difference = prediction - self._target(x_0, eps, t)
+        loss = difference.square().mean() if training.loss == "l2" else difference.abs().mean()
+        if variance is not None:
+            bound = ops.kl_map.reference(x_0, x_t, prediction.detach(), t, self._table, variance.float(), clip=1.0)
+            loss = loss + training.vlb_weight * bound.mean() / math.log(2)
+        if not bool(torch.isfinite(loss)):
+            raise RuntimeError(
+                f"The loss is {loss.item()} at step {self.step}; lower learning_rate or use precision fp32. "
+                "The last checkpoint is from before."
+            )
+        rate = self._learning_rate()
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), training.gradient_clip)
+        self._optimizer.step()
+        self.ema.update_parameters(self.model)
+        return loss.item(), float(gradient_norm), rate
+
+    def _target(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        if self.prediction == "epsilon":
+            return eps
+        if self.prediction == "sample":
+            return x_0
+        alpha_bar = self.schedule.alpha_bars.to(t.device)[t].float().view(-1, 1, 1, 1)
+        return alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x_0
+
+    def _batch(self, generator: torch.Generator) -> Tensor:
+        """Frames of this step: every epoch visits all frames once, in an order of its own."""
+        count, batch = len(self._frames), self.training.batch_size
+        index = []
+        for position in range(self.step * batch, (self.step + 1) * batch):
+            epoch, place = divmod(position, count)
+            index.append(int(_epoch_order(self.training.seed, epoch, count)[place]))
+        return torch.stack([_random_crop(self._frames[i], self._size, generator) for i in index])
+
+    def save(self) -> None:
+        """Write the whole state of the training, atomically."""
+        if self.checkpoint_path is None:
+            return
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+        for index, state in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        meta = {"step": self.step, "seconds": self.seconds, "last_step": self._last_step, "training": self.training.to_dict()}
+        save_checkpoint(self.checkpoint_path, "training", {name: value.clone() for name, value in tensors.items()}, meta)
+
+    def resume(self) -> None:
+        """Continue from the checkpoint in the folder, exactly; raises `CheckpointError` if it does not fit the settings."""
+        assert self.checkpoint_path is not None
+        tensors, meta = load_checkpoint(self.checkpoint_path, "training")
+        now = self.training.to_dict()
+        # A limit may be raised; anything else would make it another training.
+        limits = ("max_steps", "max_minutes", "save_seconds")
+        changed = [k for k in now if k not in limits and meta["training"].get(k) != now[k]]
+        if changed:
+            raise CheckpointError(
+                f"{self.checkpoint_path} was trained with other settings ({', '.join(changed)}); "
+                "resume with the same ones, or train into another folder."
+            )
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = value
+        try:
+            self.model.load_state_dict(parts["model"])
+            self.ema.load_state_dict(parts["ema"])
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{self.checkpoint_path} holds a model of another shape ({str(error).splitlines()[-1].strip()}); "
+                "resume with the same model settings, or train into another folder."
+            ) from None
+        self._optimizer.load_state_dict({"state": state, "param_groups": self._optimizer.state_dict()["param_groups"]})
+        self.step, self.seconds = meta["step"], meta["seconds"]
+        same_limits = all(meta["training"].get(k) == now[k] for k in ("max_steps", "max_minutes"))
+        self._last_step = meta["last_step"] if same_limits else self.training.max_steps
+
+    def _log(self, loss: float, gradient_norm: float, rate: float, images_per_second: float) -> None:
+        if self._folder is None:
+            return
+        path = self._folder / "train.csv"
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if file.tell() == 0:
+                writer.writerow(LOG_COLUMNS)
+            writer.writerow([self.step, f"{loss:.6g}", f"{gradient_norm:.4g}", f"{rate:.4g}", f"{images_per_second:.2f}", f"{self.seconds:.2f}"])
+
+
+def _epoch_order(seed: int, epoch: int, count: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) ^ 0x5EED))
+
+
+def _random_crop(image: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    y, x = (int(torch.randint(0, length - size + 1, (1,), generator=generator)) for length in image.shape[1:])
+    return image[:, y : y + size, x : x + size]
+
+
+def _warming_average(decay: float) -> Any:
+    """An EMA whose decay rises to its final value, min(decay, (1 + n) / (10 + n)), so that short trainings are averaged well."""
+
+    @torch.no_grad()
+    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        n = float(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return average

@@ -1,0 +1,90 @@
+"""The KL map in one pass over memory: the channels are summed in registers."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..ops.kl_map import kl_map as op
+from . import FP_FUSION, supported
+from .reverse_step import coefficient, predict_x_0
+
+_PIXELS = 512  # with four warps, one 16-byte load of float32 per thread
+
+
+@triton.jit
+def _exp_minus_1_minus(x):
+    """exp(x) - 1 - x. The difference cancels near 0, where the power series takes over (its next term is below 2**-24)."""
+    series = 1 / 3628800
+    series = series * x + 1 / 362880
+    series = series * x + 1 / 40320
+    series = series * x + 1 / 5040
+    series = series * x + 1 / 720
+    series = series * x + 1 / 120
+    series = series * x + 1 / 24
+    series = series * x + 1 / 6
+    series = series * x + 1 / 2
+    return tl.where(tl.abs(x) < 1, series * x * x, tl.exp(x) - (1 + x))
+
+
+@triton.jit
+def _exp(x):
+    """exp(x) for large |x|: the GPU's exp rounds x log2(e), so take the whole powers of two out first, ln 2 in two parts."""
+    n = tl.floor(x * 1.4426950408889634 + 0.5)
+    return tl.exp(x - n * 0.693359375 + n * 2.12194440054690583e-4) * tl.exp2(n)
+
+
+@triton.jit
+def _kernel(
+    x_0, x_t, model_output, t, table, variance, out, clip, steps, channels, pixels, blocks, PIXELS: tl.constexpr
+):  # fmt: skip
+    program = tl.program_id(0)
+    sample = program // blocks
+    pixel = program % blocks * PIXELS + tl.arange(0, PIXELS)
+    inside = pixel < pixels
+
+    step = tl.load(t + sample)
+    c_1 = coefficient(table, step, steps, 2)
+    small = coefficient(table, step, steps, 6)
+    total = tl.zeros([PIXELS], tl.float32)
+    for channel in range(channels):
+        offset = (sample.to(tl.int64) * channels + channel) * pixels + pixel
+        truth = tl.load(x_0 + offset, mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(x_t + offset, mask=inside, other=0.0).to(tl.float32)
+        output = tl.load(model_output + offset, mask=inside, other=0.0).to(tl.float32)
+        difference = c_1 * (truth - predict_x_0(value, output, table, step, steps, clip))
+        # gap = l_q - l_p; as k (small - large) it keeps the digits that small - l_p would cancel.
+        if variance is None:
+            gap = small - coefficient(table, step, steps, 8)
+        else:
+            k = (tl.load(variance + offset, mask=inside, other=0.0).to(tl.float32) + 1) * 0.5
+            gap = k * (small - coefficient(table, step, steps, 7))
+        total += _exp_minus_1_minus(gap) + difference * difference * (_exp(-small) * tl.exp(gap))
+    tl.store(out + sample.to(tl.int64) * pixels + pixel, 0.5 * total / channels, mask=inside)
+
+
+def kl_map(
+    x_0: Tensor,
+    x_t: Tensor,
+    model_output: Tensor,
+    t: Tensor,
+    table: Tensor,
+    variance: Tensor | None = None,
+    clip: float | None = None,
+) -> Tensor:
+    """The launcher of `diffnoise.ops.kl_map`: no host synchronisation, so a CUDA graph can capture it."""
+    if not supported(x_t):
+        return op.reference(x_0, x_t, model_output, t, table, variance, clip)
+    batch, channels, height, width = x_t.shape
+    out = x_t.new_empty((batch, 1, height, width))
+    if out.numel() == 0:
+        return out
+    blocks = triton.cdiv(height * width, _PIXELS)
+    tensors = [None if x is None else x.contiguous() for x in (x_0, x_t, model_output, t, table, variance)]
+    with torch.cuda.device_of(x_t):
+        _kernel[(batch * blocks,)](
+            *tensors, out, clip, len(table), channels, height * width, blocks, PIXELS=_PIXELS, enable_fp_fusion=FP_FUSION
+        )  # fmt: skip
+    return out
