@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "simplex_noise_at.h"
 #include "stable.h"
 
 namespace diffnoise {
@@ -36,7 +37,7 @@ DN_HD void clip(double y, double reach, double wavelength, int64_t start, int64_
 }
 
 template <class T>
-DN_CLONES void add_vertices(const Vertex* vertices, int64_t count, double wavelength, const Tile<T>& tile) {
+DN_CLONES void add_vertices(const Vertex* vertices, int64_t count, double wavelength, const Tile<T> tile) {
     using Vector = typename Block<T>::Vector;
     constexpr int64_t length = Block<T>::length;
     const double step = 1 / wavelength;
@@ -64,9 +65,10 @@ DN_CLONES void add_vertices(const Vertex* vertices, int64_t count, double wavele
             int64_t first, last;
             clip(vertex.y, std::sqrt(room > 0 ? room : 0) + kMargin, wavelength, tile.y, tile.rows, first, last);
             const Vector dx = static_cast<T>(dx_low) + steps, g_dx = g_x * dx;
-            Vector* sum = reinterpret_cast<Vector*>(tile.sum + block);
-            for (int64_t row = first; row < last; ++row) {
-                sum[row * tile.blocks] += vertex_term(left[row], g[row], dx, g_dx);
+            const int64_t stride = tile.blocks;
+            Vector* sum = reinterpret_cast<Vector*>(tile.sum + first * stride + block);
+            for (int64_t row = first; row < last; ++row, sum += stride) {
+                *sum += vertex_term(left[row], g[row], dx, g_dx);
             }
         }
     }

@@ -1,0 +1,21 @@
+"""Diffusion-based image anomaly detection with a compiled core."""
+
+__version__ = "0.1.0"
+
+from . import data as data
+from . import metrics as metrics
+from . import noise as noise
+from . import ops as ops
+from .checkpoint import CheckpointError as CheckpointError
+from .data import Augment as Augment
+from .data import DataError as DataError
+from .data import Framing as Framing
+from .detector import Detector as Detector
+from .detector import load as load
+from .forward import add_noise as add_noise
+from .models import UNet as UNet
+from .models import UNetConfig as UNetConfig
+from .noise import noise_like as noise_like
+from .schedule import Schedule as Schedule
+from .scoring import Scoring as Scoring
+from .training import Training as Training

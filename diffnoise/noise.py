@@ -40,6 +40,8 @@ class Noise:
     """
 
     kind: ClassVar[str]
+    stationary: ClassVar[bool] = True
+    """Whether the statistics are the same everywhere; if not, a tile is an image of its own and takes origin (0, 0)."""
 
     def __call__(
         self,
@@ -145,6 +147,7 @@ class GaussianMixture(Noise):
     """
 
     kind: ClassVar[str] = "gmm"
+    stationary: ClassVar[bool] = False
     components: int = 50
     sigma_low: float = 1 / 64
     sigma_high: float = 1 / 8
@@ -188,6 +191,7 @@ class KomalTsimplex(Noise):
     """
 
     kind: ClassVar[str] = "kts"
+    stationary: ClassVar[bool] = False
     octaves: int = 10
     persistence: float = 0.8
     frequency: float = 128.0

@@ -11,6 +11,9 @@ from . import ops
 from .models import Denoiser, denoise
 from .noise import Noise
 
+# Keeps structured reverse noise apart from the forward noise of the same seed and step.
+_REVERSE_KEY = 0x5DEECE66D
+
 
 def reverse_process(
     model: Denoiser,
@@ -20,17 +23,16 @@ def reverse_process(
     *,
     seeds: Tensor | None = None,
     origins: Tensor | None = None,
-    extent: tuple[int, int] | None = None,
     noise: Noise | None = None,
     learned_variance: bool = False,
     clip: float | None = 1.0,
 ) -> Tensor:
     """Denoise x_t at every index of `timesteps` (falling) with the coefficients of `table`, [B, C, H, W].
 
-    model(x_t, t) predicts epsilon, x_0 or v, as the table was made for. learned_variance: use the second half of the model's 2C
-    output channels, with a table made for "learned_range". seeds: int64 [B],
-    for steps that add noise: Gaussian, or that of `noise` where given; without seeds no noise is added. origins, extent: as
-    in `Noise`, for tiles. Raises `ValueError` if shapes do not fit.
+    model(x_t, t) predicts epsilon, x_0 or v, as the table was made for. learned_variance: use the second half of the
+    model's 2C output channels, with a table made for "learned_range". seeds: int64 [B], for steps that add noise:
+    Gaussian, or that of `noise` where given; without seeds no noise is added. origins: int64 [B, 2], the (y, x) of each
+    sample's first pixel, for tiles. Raises `ValueError` if shapes do not fit.
     """
     if list(timesteps) != sorted(set(timesteps), reverse=True):
         raise ValueError("timesteps must fall strictly.")
@@ -43,12 +45,8 @@ def reverse_process(
         elif variance is None:
             raise ValueError("A learned variance needs a model with twice as many output channels as x_t; this one has none.")
         if noise is not None and seeds is not None:
-            z = noise(x_t.shape, t=t, seeds=seeds ^ _REVERSE_KEY, origins=origins, extent=extent, dtype=x_t.dtype)
+            z = noise(x_t.shape, t=t, seeds=seeds ^ _REVERSE_KEY, origins=origins, dtype=x_t.dtype)
             x_t = ops.reverse_step(x_t, prediction, t, table, variance=variance, noise=z, clip=clip)
         else:
             x_t = ops.reverse_step(x_t, prediction, t, table, variance=variance, seeds=seeds, origins=origins, clip=clip)
     return x_t
-
-
-# Keeps structured reverse noise apart from the forward noise of the same seed and step.
-_REVERSE_KEY = 0x5DEECE66D

@@ -78,11 +78,10 @@ class Scoring:
 
 @dataclass(frozen=True)
 class FrameJob:
-    """One frame of an image: pixels [C, S, S] in [-1, 1] and where it lies in the image of size `extent`."""
+    """One frame of an image: pixels [C, S, S] in [-1, 1] and the (y, x) of its first pixel, which addresses its noise."""
 
     frame: Tensor
     origin: tuple[int, int]
-    extent: tuple[int, int]
     seed: int
 
 
@@ -135,16 +134,16 @@ class FrameScorer:
             reconstruction = torch.zeros_like(x_0)
             for sample in range(scoring.samples):
                 seeds = torch.tensor([job.seed + sample], device=self._device)
-                sample_map, sample_reconstruction = self._one_sample(x_0, start, seeds, origins, job.extent)
+                sample_map, sample_reconstruction = self._one_sample(x_0, start, seeds, origins)
                 total += sample_map / scoring.samples
                 reconstruction += sample_reconstruction / scoring.samples
             maps.append(self._filter(total)[0, 0])
         return FrameResult(torch.stack(maps).cpu(), reconstruction[0].cpu())
 
-    def _one_sample(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor, extent: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _one_sample(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor) -> tuple[Tensor, Tensor]:
         scoring = self._scoring
         t = torch.full_like(seeds, start - 1)
-        eps = self._noise(x_0.shape, t=t, seeds=seeds, origins=origins, extent=extent)
+        eps = self._noise(x_0.shape, t=t, seeds=seeds, origins=origins)
         x_t = add_noise(x_0, eps, t, self._schedule, scoring.omega)
         table = self._tables[start]
         if scoring.map == "kl":
@@ -160,7 +159,6 @@ class FrameScorer:
             table,
             seeds=seeds,
             origins=origins,
-            extent=extent,
             noise=self._noise if scoring.reverse_noise == "same" else None,
             learned_variance=scoring.variance == "learned_range",
             clip=scoring.clip,

@@ -27,6 +27,7 @@ from .schedule import Prediction, Schedule
 
 Loss = Literal["l2", "l1"]
 Precision = Literal["auto", "fp32", "bf16"]
+LOG_STEPS = 20
 LOG_COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "images_per_second", "seconds")
 
 
@@ -115,7 +116,6 @@ class Trainer:
         use_bf16 = training.precision == "bf16" or (training.precision == "auto" and has_bf16(device))
         self._precision = torch.autocast(device.type, torch.bfloat16) if use_bf16 else nullcontext()
         self.step, self.seconds = 0, 0.0
-        self._last_step = training.max_steps
 
     @property
     def checkpoint_path(self) -> Path | None:
@@ -124,49 +124,38 @@ class Trainer:
     def run(self, progress: bool = False) -> None:
         """Train until the limit; writes checkpoints and the log meanwhile. Raises `RuntimeError` if the loss is not finite."""
         started = time.monotonic() - self.seconds
-        saved = time.monotonic()
-        recent: list[tuple[float, float]] = []
-        bar = tqdm(total=self._last_step, initial=self.step, desc="train", unit="step", disable=not progress, dynamic_ncols=True)
-        while not self._done():
-            step_started = time.monotonic()
-            loss, gradient_norm, rate = self._one_step()
-            self.step += 1
-            self.seconds = time.monotonic() - started
-            recent.append((loss, time.monotonic() - step_started))
-            self._plan_length(recent)
-            bar.total = self._last_step
-            bar.update()
-            if self.step % 20 == 0 or self._done():
-                mean_loss = sum(value for value, _ in recent[-20:]) / len(recent[-20:])
-                images_per_second = self.training.batch_size * len(recent[-20:]) / sum(spent for _, spent in recent[-20:])
-                bar.set_postfix(loss=f"{mean_loss:.4f}", images=f"{images_per_second:.1f}/s")
-                self._log(mean_loss, gradient_norm, rate, images_per_second)
-            if time.monotonic() - saved > self.training.save_seconds:
-                self.save()
-                saved = time.monotonic()
-        bar.close()
+        saved = logged = time.monotonic()
+        losses: list[float] = []
+        with tqdm(total=self.training.max_steps, initial=self.step, desc="train", unit="step", disable=not progress, dynamic_ncols=True) as bar:
+            while self.progress < 1:
+                loss, gradient_norm, rate = self._one_step()
+                losses.append(loss)
+                self.step += 1
+                now = time.monotonic()
+                self.seconds = now - started
+                bar.update()
+                if self.step % LOG_STEPS == 0 or self.progress >= 1:
+                    mean_loss = sum(losses) / len(losses)
+                    images_per_second = self.training.batch_size * len(losses) / (now - logged)
+                    bar.set_postfix(loss=f"{mean_loss:.4f}", images=f"{images_per_second:.1f}/s", done=f"{min(1, self.progress):.0%}")
+                    self._log(mean_loss, gradient_norm, rate, images_per_second)
+                    losses, logged = [], now
+                if now - saved > self.training.save_seconds:
+                    self.save()
+                    saved = time.monotonic()
         self.save()
 
-    def _done(self) -> bool:
-        out_of_steps = self._last_step is not None and self.step >= self._last_step
-        minutes = self.training.max_minutes
-        return out_of_steps or (minutes is not None and self.seconds >= 60 * minutes)
-
-    def _plan_length(self, recent: list[tuple[float, float]]) -> None:
-        """With a time limit only, fix the number of steps once the speed is known, so that the learning rate can follow it."""
-        measured = 20
-        if self._last_step is None and len(recent) == measured:
-            assert self.training.max_minutes is not None
-            # The first steps allocate and are slower; the median of the rest is the speed to expect.
-            pace = sorted(spent for _, spent in recent[measured // 4 :])[(measured - measured // 4) // 2]
-            remaining = 60 * self.training.max_minutes - self.seconds
-            self._last_step = self.step + max(1, int(remaining / pace))
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, by steps or by time, whichever is further; 1 and more: finished."""
+        training = self.training
+        by_steps = self.step / training.max_steps if training.max_steps is not None else 0.0
+        by_time = self.seconds / (60 * training.max_minutes) if training.max_minutes is not None else 0.0
+        return max(by_steps, by_time)
 
     def _learning_rate(self) -> float:
-        rate = self.training.learning_rate
-        if self._last_step is not None:
-            rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self._last_step)))
-        return rate * min(1.0, (self.step + 1) / max(1, self.training.warmup))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
+        return self.training.learning_rate * cosine * min(1.0, (self.step + 1) / max(1, self.training.warmup))
 
     def _one_step(self) -> tuple[float, float, float]:
         training = self.training
@@ -224,7 +213,7 @@ class Trainer:
         tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
         for index, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-        meta = {"step": self.step, "seconds": self.seconds, "last_step": self._last_step, "training": self.training.to_dict()}
+        meta = {"step": self.step, "seconds": self.seconds, "training": self.training.to_dict()}
         save_checkpoint(self.checkpoint_path, "training", {name: value.clone() for name, value in tensors.items()}, meta)
 
     def resume(self) -> None:
@@ -258,8 +247,6 @@ class Trainer:
             ) from None
         self._optimizer.load_state_dict({"state": state, "param_groups": self._optimizer.state_dict()["param_groups"]})
         self.step, self.seconds = meta["step"], meta["seconds"]
-        same_limits = all(meta["training"].get(k) == now[k] for k in ("max_steps", "max_minutes"))
-        self._last_step = meta["last_step"] if same_limits else self.training.max_steps
 
     def _log(self, loss: float, gradient_norm: float, rate: float, images_per_second: float) -> None:
         if self._folder is None:

@@ -111,6 +111,16 @@ def test_matches_the_reference_in_float64(dtype: torch.dtype) -> None:
         assert error(value, truth) <= limit, (op.name, names, extra)
 
 
+@needs_device
+def test_a_kl_of_nearly_equal_variances_keeps_its_digits() -> None:
+    x_0 = torch.zeros((1, 1, 1, 6), device=DEVICE)
+    variance = torch.tensor([-1 + 1e-6, -0.999, -0.9, 0.0, 1.0, 3.0], device=DEVICE).expand_as(x_0)
+    table = Schedule.linear(0.02, 0.1, steps=20).ddpm_table("learned_range", "sample").to(DEVICE)
+    t = torch.tensor([0], device=DEVICE)  # the row with the widest range between the two bounds
+    truth = ops.kl_map.reference(x_0.double(), x_0.double(), x_0.double(), t, table.double(), variance.double())
+    torch.testing.assert_close(kl_map.kl_map(x_0, x_0, x_0, t, table, variance).double(), truth, rtol=1.3e-6, atol=0)
+
+
 @triton.jit
 def _words(seeds, t, channel, y, x, out, count, stream: tl.constexpr, N: tl.constexpr):
     i = tl.arange(0, N)

@@ -4,6 +4,7 @@ from .augment import Augment as Augment
 from .errors import DataError as DataError
 from .framing import Framing as Framing
 from .framing import Placement as Placement
+from .image import colour_channels as colour_channels
 from .image import read_image as read_image
 from .image import read_mask as read_mask
 from .samples import Sample as Sample

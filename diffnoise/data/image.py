@@ -175,3 +175,12 @@ def _match_channels(path: Path, values: Tensor, channels: int) -> Tensor:
 def _by(size: tuple[int, ...]) -> str:
     """A size (H, W) as people write it: width x height."""
     return f"{size[1]} x {size[0]}"
+
+
+def colour_channels(path: str | os.PathLike[str]) -> int:
+    """1 for a grey image, 3 for a colour one, read from the file's header only; DataError if it has none."""
+    try:
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            return 1 if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16") else 3
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error}); replace the file or leave it out.") from None

@@ -78,6 +78,8 @@ def gmm_noise(
         area = full_height * full_width
         mean = (full_x.sum(-1) * full_y.sum(-1)).sum(-1) / area
         square = ((full_x @ full_x.transpose(-1, -2)) * (full_y @ full_y.transpose(-1, -2))).sum((-1, -2)) / area
-        deviation = (square - mean * mean).clamp_min(1e-300).sqrt()
-        field = (field - mean[..., None, None]) / deviation[..., None, None]
+        variance = square - mean * mean
+        # A constant map (a single pixel, say) has rounding errors for a variance: it becomes 0.
+        inverse_deviation = torch.where(variance > 1e-12 * square, variance.rsqrt(), 0)
+        field = (field - mean[..., None, None]) * inverse_deviation[..., None, None]
     return field.to(dtype)

@@ -1,0 +1,7 @@
+"""`python -m diffnoise` is the command `diffnoise`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,220 @@
+"""The command line: train, score, eval, demo, doctor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__
+from .checkpoint import CheckpointError
+from .config import Config
+from .data import DataError, Sample, colour_channels, find_samples
+from .detector import Detector, load
+from .methods import PRESETS, preset
+from .metrics import evaluate
+from .outputs import RunWriter, score_samples
+
+DONE, FAILED, USAGE, PARTLY = 0, 1, 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 usage, 3 partly done."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (DataError, CheckpointError, ValueError, RuntimeError, OSError) as error:
+        print(f"diffnoise: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("diffnoise: stopped; what was written so far is complete.", file=sys.stderr)
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="diffnoise", description="Diffusion-based image anomaly detection.")
+    parser.add_argument("--version", action="version", version=f"diffnoise {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a detector on good images")
+    train.add_argument("data", metavar="DATA", help="category folder in MVTec layout, plain folder of good images, or CSV manifest")
+    train.add_argument("--output", metavar="RUN", required=True, help="folder for the detector, its checkpoint and its log")
+    train.add_argument("--preset", default="small", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default: small)")
+    train.add_argument("--config", metavar="FILE", help="JSON file with sections that change the preset's settings")
+    train.add_argument("--image-size", type=int, metavar="N", help="side of the frames in pixels")
+    train.add_argument("--framing", choices=("resize", "crop", "tile"), help="how images become frames of that size")
+    train.add_argument("--channels", type=int, metavar="C", help="1 for grey, 3 for colour (default: as the images are)")
+    train.add_argument("--noise", metavar="KIND", help="gaussian, simplex, tsimplex, gmm, tsg or kts")
+    train.add_argument("--augment", metavar="LIST", help='such as "hflip,rotate=10,shift=0.05"; only what keeps good images good')
+    train.add_argument("--batch-size", type=int, metavar="N")
+    train.add_argument("--max-minutes", type=float, metavar="M")
+    train.add_argument("--max-steps", type=int, metavar="N")
+    train.add_argument("--seed", type=int, metavar="N")
+    train.add_argument("--resume", action="store_true", help="continue from RUN's checkpoint, if there is one")
+    _common(train)
+    train.set_defaults(run=_train)
+
+    score = commands.add_parser("score", help="score images: a table, float maps, overlays and a report")
+    score.add_argument("detector", metavar="RUN", help="folder of a trained detector")
+    score.add_argument("paths", metavar="PATH", nargs="+", help="images, folders, category folders or CSV manifests")
+    score.add_argument("--output", metavar="DIR", required=True)
+    _common(score)
+    score.set_defaults(run=_score)
+
+    evaluation = commands.add_parser("eval", help="score the test images of a category and measure how well")
+    evaluation.add_argument("detector", metavar="RUN", help="folder of a trained detector")
+    evaluation.add_argument("data", metavar="DATA", help="category folder in MVTec layout, or CSV manifest")
+    evaluation.add_argument("--output", metavar="DIR", help="also write the table, maps, overlays and report there")
+    _common(evaluation)
+    evaluation.set_defaults(run=_eval)
+
+    demo = commands.add_parser("demo", help="score the photographs that come with the package, with the detector that comes with it")
+    demo.add_argument("--output", metavar="DIR", default="runs/demo")
+    _common(demo)
+    demo.set_defaults(run=_demo)
+
+    doctor = commands.add_parser("doctor", help="which kernels are loaded, why not the others, and a self-test")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
+
+
+def _train(options: argparse.Namespace) -> int:
+    samples = find_samples(options.data, "train")
+    config = preset(options.preset)
+    if options.config:
+        config = config.updated(Config.read(options.config))
+    channels = options.channels or max(colour_channels(sample.path) for sample in samples)
+    changes: dict[str, dict[str, Any]] = {"model": {"image_channels": channels}, "framing": {}, "training": {}, "scoring": {}}
+    limits = {"max_minutes": options.max_minutes, "max_steps": options.max_steps}
+    if any(value is not None for value in limits.values()):
+        changes["training"] |= limits
+    for section, key, value in (
+        ("framing", "size", options.image_size),
+        ("framing", "mode", options.framing),
+        ("training", "augment", options.augment),
+        ("training", "batch_size", options.batch_size),
+        ("training", "seed", options.seed),
+        ("scoring", "seed", options.seed),
+    ):
+        if value is not None:
+            changes[section][key] = value
+    config = config.updated(changes | ({"noise": {"kind": options.noise}} if options.noise else {}))
+    detector = Detector.from_config(config, options.device)
+    _log(f"{len(samples)} good images, {channels} channel(s), {_parameters(detector)}, on {detector.device}")
+    detector.fit(options.data, config.training, folder=options.output, resume=options.resume, progress=True)
+    assert detector.calibration is not None
+    summary = {
+        "detector": str(Path(options.output)),
+        "steps": detector.provenance["steps"],
+        "seconds": detector.provenance["seconds"],
+        "threshold": detector.calibration.image_threshold,
+        "good_images_kept_out": detector.calibration.good_images,
+    }
+    _show(summary, options.json)
+    return DONE
+
+
+def _score(options: argparse.Namespace) -> int:
+    samples = [sample for path in options.paths for sample in find_samples(path)]
+    detector = load(options.detector, device=options.device)
+    with RunWriter(options.output, detector, title="Anomaly scores") as writer:
+        for done, scored in enumerate(score_samples(detector, samples), start=1):
+            writer.add(scored)
+            _progress(done, len(samples))
+    _show({"images": len(samples), "failed": writer.failures, "output": str(writer.folder)}, options.json)
+    return _outcome(writer.failures, len(samples))
+
+
+def _eval(options: argparse.Namespace) -> int:
+    detector = load(options.detector, device=options.device)
+    metrics, failures = _evaluate(detector, find_samples(options.data, "test"), options.output, title=f"Evaluation on {Path(options.data).name}")
+    _show(metrics, options.json)
+    return _outcome(failures, metrics["images"])
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from . import demo
+
+    folder = Path(options.output)
+    data = folder / "data"
+    if not data.exists():
+        _log(f"drawing the demo's test images into {data}")
+        demo.build(data)
+    detector = load(demo.DETECTOR, device=options.device)
+    metrics, failures = _evaluate(detector, find_samples(data, "test"), folder, title="diffnoise demo")
+    _show(metrics | {"report": str(folder / "report.html")}, options.json)
+    return _outcome(failures, metrics["images"])
+
+
+def _evaluate(detector: Detector, samples: list[Sample], output: str | Path | None, title: str) -> tuple[dict[str, Any], int]:
+    """Metrics over all samples that could be scored, and the number of those that could not."""
+    if any(sample.label is None for sample in samples):
+        raise DataError("An evaluation needs labelled images: a category folder with test/good and test/<defect>, or a manifest with label_index.")
+    scores, labels, maps, masks, failures = [], [], [], [], 0
+    started = time.perf_counter()
+    writer = RunWriter(output, detector, title) if output else None
+    seconds = 0.0
+    if writer:
+        writer.__enter__()
+    for done, scored in enumerate(score_samples(detector, samples), start=1):
+        seconds = time.perf_counter() - started
+        if writer:
+            writer.add(scored)
+        if scored.result.pred_score is None or scored.result.anomaly_map is None:
+            failures += 1
+            _log(scored.result.error)
+        else:
+            scores.append(scored.result.pred_score)
+            labels.append(scored.sample.label or 0)
+            maps.append(scored.result.anomaly_map[0])
+            masks.append(scored.mask)
+        _progress(done, len(samples))
+    metrics: dict[str, Any] = dict(evaluate(scores, labels, maps, masks)) if scores else {}
+    metrics |= {"fps": round(len(samples) / seconds, 3) if seconds else None, "images": len(samples), "failed": failures}
+    return metrics, failures
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from . import doctor
+
+    return doctor.main(options.json)
+
+
+def _outcome(failures: int, images: int) -> int:
+    if failures == 0:
+        return DONE
+    return FAILED if failures == images else PARTLY
+
+
+def _parameters(detector: Detector) -> str:
+    return f"{sum(p.numel() for p in detector.model.parameters()) / 1e6:.2f} million parameters"
+
+
+def _show(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values))
+        return
+    width = max(map(len, values))
+    for name, value in values.items():
+        print(f"{name:<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}")
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty() or done == total or done % 50 == 0:
+        print(f"\rscored {done} of {total}", end="\n" if done == total or not sys.stderr.isatty() else "", file=sys.stderr, flush=True)
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

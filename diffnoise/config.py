@@ -1,0 +1,85 @@
+"""Everything that makes a detector, as one JSON-ready tree."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .data import Augment, Framing
+from .models import UNetConfig
+from .noise import Noise, Simplex, from_config
+from .schedule import Prediction, Schedule
+from .scoring import Scoring
+from .training import Training
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Model, noise, schedule, framing, scoring and training of a detector; `Config.from_dict` reads the same as JSON."""
+
+    model: UNetConfig = field(default_factory=UNetConfig)
+    noise: Noise = field(default_factory=Simplex)
+    schedule: Schedule = field(default_factory=lambda: Schedule.linear(1e-4, 1e-2))
+    prediction: Prediction = "epsilon"
+    framing: Framing = field(default_factory=lambda: Framing(128))
+    scoring: Scoring = field(default_factory=Scoring)
+    training: Training = field(default_factory=lambda: Training(max_minutes=15))
+
+    def updated(self, changes: dict[str, Any]) -> Config:
+        """A copy in which the given sections' given keys are replaced: `{"scoring": {"steps": 5}, "noise": {"kind": "gmm"}}`.
+
+        noise and schedule are replaced whole. Raises `ValueError` for unknown sections, keys or values.
+        """
+        known = {f.name for f in fields(self)}
+        if unknown := set(changes) - known:
+            raise ValueError(f"Unknown section {', '.join(sorted(unknown))} in the configuration; there are {', '.join(sorted(known))}.")
+        parts = {name: getattr(self, name) for name in known}
+        makers: dict[str, Callable[[Any], Any]] = {"noise": from_config, "schedule": _schedule, "prediction": str}
+        for name, change in changes.items():
+            if name != "prediction" and not isinstance(change, dict):
+                raise ValueError(f"Section {name} of the configuration must be an object with keys, not {change!r}.")
+            parts[name] = makers[name](change) if name in makers else _updated_section(name, parts[name], change)
+        return Config(**parts)
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+        """The changes in a JSON file; raises `ValueError` naming the file if it is not a JSON object."""
+        try:
+            changes = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error.strerror}); give the path of a JSON file.") from None
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid JSON ({error}).") from None
+        if not isinstance(changes, dict):
+            raise ValueError(f"{path} must hold a JSON object with sections such as model, scoring or training.")
+        return changes
+
+
+def _updated_section(name: str, section: Section, change: dict[str, Any]) -> Section:
+    known = {f.name: getattr(section, f.name) for f in fields(section)}  # type: ignore[arg-type]
+    if unknown := set(change) - set(known):
+        raise ValueError(f"Unknown key {', '.join(sorted(unknown))} in section {name}; there are {', '.join(known)}.")
+    if isinstance(change.get("augment"), str):
+        change = change | {"augment": Augment.parse(change["augment"])}
+    try:
+        return type(section)(**(known | change))
+    except TypeError as error:
+        raise ValueError(f"Section {name} of the configuration has a value of the wrong type ({error}).") from None
+
+
+def _schedule(description: dict[str, Any]) -> Schedule:
+    makers: dict[str, Callable[..., Schedule]] = {"linear": Schedule.linear, "cosine": Schedule.cosine}
+    parameters = dict(description)
+    kind = parameters.pop("kind", None)
+    if kind not in makers:
+        raise ValueError(f'The schedule\'s kind must be "linear" or "cosine", not {kind!r}.')
+    try:
+        return makers[kind](**parameters)
+    except TypeError as error:
+        raise ValueError(f"Schedule {kind!r} does not take these parameters: {error}.") from None

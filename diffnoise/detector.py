@@ -1,0 +1,417 @@
+"""The detector: a denoiser, its noise and schedule, and what was learnt from good images."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import __version__
+from .anomaly import image_score, threshold_from_good
+from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from .config import Config
+from .data import DataError, Framing, Placement, find_samples, read_image
+from .models import UNet, UNetConfig
+from .noise import NOISE_VERSION, Noise, Simplex, from_config
+from .schedule import Prediction, Schedule
+from .scoring import FrameJob, FrameResult, FrameScorer, Scoring
+from .training import Trainer, Training
+
+FILE_NAME = "detector.safetensors"
+Images = Tensor | np.ndarray | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+class PredictionBatch(NamedTuple):
+    """Results for B images of one size, with anomalib's names first."""
+
+    pred_score: Tensor  # float32 [B]
+    pred_label: Tensor  # bool [B]
+    anomaly_map: Tensor  # float32 [B, 1, H, W]
+    pred_mask: Tensor  # bool [B, 1, H, W]
+    reconstruction: Tensor  # float32 [B, C, H, W] in [-1, 1]
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """The result for one image file; either `error` says why there is none, or all the rest is there."""
+
+    path: Path
+    error: str = ""
+    pred_score: float | None = None
+    pred_label: int | None = None
+    image: Tensor | None = None  # [C, H, W] in [-1, 1]
+    anomaly_map: Tensor | None = None  # [1, H, W]
+    pred_mask: Tensor | None = None  # bool [1, H, W]
+    reconstruction: Tensor | None = None  # [C, H, W]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What good images that were kept out of the training say about the maps.
+
+    scales: mean and standard deviation of the map's pixels for each noise scale; maps are reported in these units. image_threshold:
+    the conformal threshold of the image score; pixel_threshold: the same for the largest pixel, so that a good image has any pixel
+    above it only as often. high: end of the colour scale. good_images: how many there were.
+    """
+
+    scales: tuple[tuple[float, float], ...]
+    image_threshold: float
+    pixel_threshold: float
+    high: float
+    good_images: int
+
+
+class Detector:
+    """Scores images by how far a denoiser that has seen only good images moves them.
+
+    model: a `UNetConfig`, or any module that maps (x_t, t) to a tensor or to an object with `.sample` (give `channels`, its number
+    of image channels, unless its config tells). Everything else has defaults that train in minutes on a CPU.
+
+    `fit` trains and calibrates, `predict` scores, `save` and `diffnoise.load` keep and restore.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | UNetConfig | None = None,
+        noise: Noise | None = None,
+        schedule: Schedule | None = None,
+        *,
+        framing: Framing | None = None,
+        scoring: Scoring | None = None,
+        prediction: Prediction = "epsilon",
+        channels: int | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = UNetConfig() if model is None else model
+        self.model: nn.Module = UNet(model) if isinstance(model, UNetConfig) else model
+        self.model.to(self.device).eval()
+        self.noise = noise or Simplex()
+        self.schedule = schedule or Schedule.linear(1e-4, 1e-2)
+        self.framing = framing or Framing(128)
+        self.prediction = prediction
+        self.channels = channels or _image_channels(self.model)
+        self.calibration: Calibration | None = None
+        self.provenance: dict[str, Any] = {}
+        self.scoring = scoring or Scoring()
+        multiple = self.model.config.size_multiple if isinstance(self.model, UNet) else 1
+        if self.framing.size % multiple:
+            raise ValueError(f"The frame size must be a multiple of {multiple} for this model, but is {self.framing.size}.")
+
+    @property
+    def scoring(self) -> Scoring:
+        """How images are scored. Setting it drops the calibration, which belongs to the old way."""
+        return self._scoring
+
+    @scoring.setter
+    def scoring(self, scoring: Scoring) -> None:
+        self._scorer = FrameScorer(self.model, self.noise, self.schedule, self.prediction, scoring, self.device)
+        self._scoring = scoring
+        self.calibration = None
+
+    @staticmethod
+    def from_config(config: Config, device: str | torch.device | None = None) -> Detector:
+        """A new detector with the configuration's model, its weights drawn from the training's seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.training.seed)
+            model = UNet(config.model)
+        return Detector(
+            model, config.noise, config.schedule, framing=config.framing, scoring=config.scoring, prediction=config.prediction, device=device
+        )
+
+    @staticmethod
+    def from_preset(name: str, device: str | torch.device | None = None) -> Detector:
+        """A new detector with the settings of `diffnoise.methods.PRESETS[name]`; raises `ValueError` for an unknown name."""
+        from .methods import preset
+
+        return Detector.from_config(preset(name), device)
+
+    # Training
+
+    def fit(
+        self,
+        data: str | os.PathLike[str] | Tensor,
+        training: Training | None = None,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        progress: bool = False,
+    ) -> Detector:
+        """Train on good images, then calibrate on those kept out.
+
+        data: a category folder in MVTec layout, a plain folder of good images, a CSV manifest, or images as in `predict`. training:
+        by default 15 minutes. folder: where the checkpoint, the log and the finished detector go; `resume` continues from there.
+        Raises `DataError` for unusable data, `CheckpointError` if a checkpoint does not fit, `RuntimeError` if the loss diverges.
+        """
+        training = training or Training(max_minutes=15)
+        folder = Path(folder) if folder is not None else None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        images = self._good_images(data)
+        generator = torch.Generator().manual_seed(training.seed)
+        order = torch.randperm(len(images), generator=generator).tolist()
+        kept_out = max(1, round(training.calibration_share * len(images)))
+        if len(images) - kept_out < 1:
+            raise DataError(f"Training needs at least 2 good images, one of them for the threshold, but there is only {len(images)}.")
+        learn = [images[i] for i in order[kept_out:]]
+        trainer = Trainer(
+            self.model, self.noise, self.schedule, self.prediction, training, self._frames(learn), self.framing.size, folder, self.device
+        )
+        if resume and trainer.checkpoint_path is not None and trainer.checkpoint_path.exists():
+            trainer.resume()
+        elif folder is not None:
+            (folder / "train.csv").unlink(missing_ok=True)
+        trainer.run(progress)
+        self.model.load_state_dict(trainer.ema.module.state_dict())
+        self.model.eval()
+        self.provenance = {
+            "training": training.to_dict(),
+            "steps": trainer.step,
+            "seconds": round(trainer.seconds, 1),
+            "train_images": len(learn),
+            "versions": {"diffnoise": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        }
+        self.calibrate([images[i] for i in order[:kept_out]])
+        if folder is not None:
+            self.save(folder)
+        return self
+
+    def calibrate(self, good: Sequence[Tensor]) -> None:
+        """Set map units and thresholds from good images [C, H, W] in [-1, 1] that the model was not trained on."""
+        self.calibration = None
+        raw = [scales for _, scales, _ in self._run((None, image) for image in good)]
+        constants = []
+        for scale in range(len(self.scoring.starts)):
+            pixels = torch.cat([maps[scale].flatten() for maps in raw]).double()
+            constants.append((float(pixels.mean()), max(float(pixels.std(correction=0)), 1e-12)))
+        self.calibration = Calibration(tuple(constants), 0.0, 0.0, 1.0, len(good))
+        maps = [self._combine(scales) for scales in raw]
+        rate = self.scoring.false_alarm_rate
+        image_threshold = threshold_from_good([self._image_score(m) for m in maps], rate)
+        largest = [float(m.max()) for m in maps]
+        pixel_threshold = threshold_from_good(largest, rate)
+        self.calibration = Calibration(tuple(constants), image_threshold, pixel_threshold, 2 * max(largest), len(good))
+
+    def _good_images(self, data: str | os.PathLike[str] | Tensor) -> list[Tensor]:
+        if isinstance(data, (str, os.PathLike)):
+            return [read_image(sample.path, self.channels) for sample in find_samples(data, "train")]
+        return list(_to_images(data, self.channels))
+
+    def _frames(self, images: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        if self.framing.mode != "tile":
+            return torch.cat([self.framing.split(image)[0] for image in images])
+        frames: list[Tensor] = []
+        for image in images:
+            large = min(image.shape[1:]) >= self.framing.size
+            frames += [image] if large else list(self.framing.split(image)[0])
+        return frames
+
+    # Scoring
+
+    def predict(self, images: Images) -> PredictionBatch:
+        """Score images of one size.
+
+        images: a tensor [B, C, H, W] or [C, H, W], or an array [B, H, W, C], [H, W, C] or [H, W]; uint8, uint16, or floating in [0, 1]; or the path
+        of an image file, or several. Raises `DataError` for unusable images, `ValueError` where the model's output is not finite.
+        For files of different sizes, or where one bad file must not stop the run, use `predict_files`.
+        """
+        calibration = self._calibrated()
+        if isinstance(images, (str, os.PathLike)):
+            images = [images]
+        if isinstance(images, (Tensor, np.ndarray)):
+            loaded = _to_images(images, self.channels)
+        else:
+            loaded = [read_image(path, self.channels) for path in images]
+            if len({image.shape for image in loaded}) > 1:
+                raise DataError("These images differ in size; score them with predict_files, which gives a result for each.")
+        height, width = loaded[0].shape[1:] if len(loaded) else (self.framing.size, self.framing.size)
+        maps, reconstructions = torch.zeros(len(loaded), 1, height, width), torch.zeros(len(loaded), self.channels, height, width)
+        for i, (_, scales, reconstruction) in enumerate(self._run((None, image) for image in loaded)):
+            maps[i], reconstructions[i] = self._combine(scales), reconstruction
+            if not bool(torch.isfinite(maps[i]).all()):
+                raise ValueError(f"Image {i}: {_NOT_FINITE}")
+        scores = torch.tensor([self._image_score(m) for m in maps])
+        return PredictionBatch(scores, scores > calibration.image_threshold, maps, maps > calibration.pixel_threshold, reconstructions)
+
+    def predict_files(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[ImageResult]:
+        """Score image files of any sizes, one result each in the given order; a file that fails gives a result with `error` set."""
+        calibration = self._calibrated()
+
+        def load() -> Iterator[tuple[tuple[Path, str], Tensor | None]]:
+            for path in map(Path, paths):
+                try:
+                    yield (path, ""), read_image(path, self.channels)
+                except (DataError, OSError) as error:
+                    yield (path, str(error)), None
+
+        images: deque[Tensor] = deque()
+
+        def remember(items: Iterator[tuple[tuple[Path, str], Tensor | None]]) -> Iterator[tuple[tuple[Path, str], Tensor | None]]:
+            for key, image in items:
+                if image is not None:
+                    images.append(image)
+                yield key, image
+
+        for (path, error), scales, reconstruction in self._run(remember(load())):
+            if error:
+                yield ImageResult(path, error)
+                continue
+            image, anomaly_map = images.popleft(), self._combine(scales)
+            if not bool(torch.isfinite(anomaly_map).all()):
+                yield ImageResult(path, f"{path}: {_NOT_FINITE}")
+                continue
+            score = self._image_score(anomaly_map)
+            label = int(score > calibration.image_threshold)
+            yield ImageResult(path, "", score, label, image, anomaly_map, anomaly_map > calibration.pixel_threshold, reconstruction)
+
+    def _run(self, images: Iterable[tuple[Any, Tensor | None]]) -> Iterator[tuple[Any, Tensor, Tensor]]:
+        """(key, maps [scales, 1, H, W], reconstruction [C, H, W]) for each (key, image), in order; empty tensors for no image."""
+        waiting: deque[tuple[Any, Placement | None]] = deque()
+        nothing = torch.empty(0)
+
+        def jobs() -> Iterator[FrameJob]:
+            for key, image in images:
+                if image is None:
+                    waiting.append((key, None))
+                    continue
+                frames, placement = self.framing.split(image)
+                waiting.append((key, placement))
+                for frame, (y, x) in zip(frames, placement.origins.tolist(), strict=True):
+                    yield FrameJob(frame, (y, x) if self.noise.stationary else (0, 0), self.scoring.seed)
+
+        collected: list[FrameResult] = []
+        for result in self._scorer(jobs()):
+            while waiting[0][1] is None:
+                yield waiting.popleft()[0], nothing, nothing
+            collected.append(result)
+            key, placement = waiting[0]
+            assert placement is not None
+            if len(collected) == len(placement.origins):
+                waiting.popleft()
+                maps = torch.stack([frame.maps for frame in collected], 1).unsqueeze(2)  # [scales, n, 1, S, S]
+                pixels = torch.stack([frame.reconstruction for frame in collected], 1).unsqueeze(2)  # [C, n, 1, S, S]
+                collected = []
+                merge = self.framing.merge
+                yield (
+                    key,
+                    torch.stack([merge(m, placement) for m in maps]),
+                    torch.cat([merge(channel, placement) for channel in pixels]),
+                )
+        for key, _ in waiting:
+            yield key, nothing, nothing
+
+    def _combine(self, scales: Tensor) -> Tensor:
+        """Mean over noise scales of the maps in units of good images: [scales, 1, H, W] -> [1, H, W]."""
+        assert self.calibration is not None
+        constants = torch.tensor(self.calibration.scales)
+        mean, deviation = constants[:, 0].view(-1, 1, 1, 1), constants[:, 1].view(-1, 1, 1, 1)
+        return ((scales - mean) / deviation).mean(0)
+
+    def _image_score(self, anomaly_map: Tensor) -> float:
+        return float(image_score(anomaly_map.unsqueeze(0), min(self.scoring.top_k, anomaly_map.numel())))
+
+    def _calibrated(self) -> Calibration:
+        if self.calibration is None:
+            raise RuntimeError("The detector has no thresholds yet: call fit, or calibrate with good images after changing the scoring.")
+        return self.calibration
+
+    # Keeping
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `detector.safetensors` into the folder, atomically: weights, settings and calibration in one file, no code."""
+        path = Path(folder) / FILE_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        meta = {
+            "model": self.model.config.to_dict() if isinstance(self.model, UNet) else None,
+            "channels": self.channels,
+            "noise": self.noise.to_config(),
+            "noise_version": NOISE_VERSION,
+            "prediction": self.prediction,
+            "framing": asdict(self.framing),
+            "scoring": asdict(self.scoring),
+            "calibration": asdict(self.calibration) if self.calibration else None,
+            "provenance": self.provenance,
+        }
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        save_checkpoint(path, "detector", tensors | {"betas": self.schedule.betas}, meta)
+        return path
+
+
+_NOT_FINITE = "the model's output is not finite, so there is no score; train again with a lower learning rate or use another checkpoint."
+
+
+def load(path: str | os.PathLike[str], model: nn.Module | None = None, device: str | torch.device | None = None) -> Detector:
+    """The detector that `Detector.save` wrote into a folder (or file).
+
+    model: the module itself, if the detector was made with one of your own. Raises `CheckpointError` if the file is missing, broken, of
+    another version or shape.
+    """
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    tensors, meta = load_checkpoint(path, "detector")
+    try:
+        if meta["noise_version"] != NOISE_VERSION:
+            raise CheckpointError(
+                f"{path} was calibrated with noise version {meta['noise_version']}, this diffnoise makes version {NOISE_VERSION}; calibrate again."
+            )
+        if model is None and meta["model"] is None:
+            raise CheckpointError(f"{path} was made with a model of your own; pass it as model=.")
+        detector = Detector(
+            model if model is not None else UNetConfig(**meta["model"]),
+            from_config(meta["noise"]),
+            Schedule(tensors.pop("betas")),
+            framing=Framing(**meta["framing"]),
+            scoring=Scoring(**meta["scoring"]),
+            prediction=meta["prediction"],
+            channels=meta["channels"],
+            device=device,
+        )
+        detector.model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items()})
+        if meta["calibration"] is not None:
+            calibration = Calibration(**meta["calibration"])
+            detector.calibration = replace(calibration, scales=tuple((float(m), float(d)) for m, d in calibration.scales))
+        detector.provenance = meta["provenance"]
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise CheckpointError(f"{path} does not fit this diffnoise or this model ({reason}); restore the right file or train again.") from None
+    return detector
+
+
+def _image_channels(model: nn.Module) -> int:
+    config = getattr(model, "config", None)
+    for name in ("image_channels", "in_channels"):
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            return value
+    raise ValueError("The model does not tell its number of image channels; pass it as channels=.")
+
+
+def _to_images(images: Tensor | np.ndarray, channels: int) -> Tensor:
+    """float32 [B, C, H, W] in [-1, 1] from an image tensor or array of any accepted form."""
+    if isinstance(images, np.ndarray):
+        array = images[..., None] if images.ndim == 2 else images
+        if array.ndim not in (3, 4):
+            raise DataError(f"An array must have shape [H, W], [H, W, C] or [B, H, W, C], not {list(images.shape)}.")
+        images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, -3)))
+    images = images.unsqueeze(0) if images.ndim == 3 else images
+    if images.ndim != 4 or images.shape[1] != channels:
+        raise DataError(f"Images must have shape [B, {channels}, H, W] or [{channels}, H, W], not {list(images.shape)}.")
+    if images.dtype in (torch.uint8, torch.uint16):
+        return images.float() * (2 / torch.iinfo(images.dtype).max) - 1
+    if not images.dtype.is_floating_point:
+        raise DataError(f"Images must be uint8, uint16 or floating, not {images.dtype}.")
+    if images.numel() and not bool(torch.isfinite(images).all()):
+        raise DataError("An image holds NaN or infinity; mend or leave it out.")
+    if images.numel() and (float(images.min()) < 0 or float(images.max()) > 1):
+        raise DataError("Floating images must lie in [0, 1]; divide by their largest possible value first.")
+    return images.float() * 2 - 1

@@ -1,0 +1,548 @@
+"""Every op against its reference: accuracy, strides, invariances, refusals; and the references against known answers."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import opensimplex.internals
+import pytest
+import torch
+from torch import Tensor
+
+from diffnoise import doctor, ops
+from diffnoise.ops import _native, _opensimplex, _philox
+from diffnoise.ops._op import Op
+from diffnoise.schedule import Schedule
+
+OPS = sorted(ops.registry)
+TOLERANCE = 1.3e-6  # float32, relative to the largest value of the float64 reference
+needs_native = pytest.mark.skipif(not _native.status().loaded, reason="the native extension is not built")
+HALVES = (torch.float16, torch.bfloat16)
+
+SEEDS = torch.tensor([3, -(2**40) - 1, 42])
+T = torch.tensor([10, 201, 999])
+ORIGINS = torch.tensor([[0, 0], [7, -3], [-1000, 10**6]])
+TABLE = Schedule.linear().ddpm_table(variance="learned_range")
+FIXED = Schedule.linear().ddpm_table()
+
+
+def images(count: int, shape: tuple[int, ...] = (3, 2, 19, 37)) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(len(shape))
+    return [torch.randn(shape, generator=generator) for _ in range(count)]
+
+
+def grid(channels: int = 2, height: int = 9, width: int = 37) -> tuple[Any, ...]:
+    return SEEDS, T, ORIGINS, channels, height, width
+
+
+def points(dims: int) -> Tensor:
+    return torch.randn(3, 40, dims, generator=torch.Generator().manual_seed(dims)) * 9
+
+
+@functools.cache
+def samples() -> dict[str, list[tuple[Any, ...]]]:
+    """Positional arguments for every op; floating tensors are float32."""
+    x_0, x_t, output, variance, noise = images(5)
+    variance.clamp_(-1, 1)
+    step = (x_t, output, T, TABLE)
+    return {
+        "gaussian_noise": [grid(), (*grid(), _philox.STREAM_REVERSE)],
+        "simplex_noise": [
+            (*grid(), 2, 6, 0.8, 64.0),
+            (*grid(), 3, 6, 0.8, 64.0),
+            (*grid(), 4, 6, 0.9, 64.0),
+            (*grid(), 3, 1, 0.5, 1e6),
+            (*grid(1, 2, 300), 3, 8, 0.8, 37.3, 2.5),  # down to 0.29 px; wider than a tile
+            (*grid(1, 70, 3), 4, 3, 0.8, 3.0),
+        ],
+        "simplex_noise_at": [(points(dims), SEEDS, 4, 0.8, 1.5) for dims in (2, 3, 4)] + [(points(3).double(), SEEDS)],
+        "gmm_noise": [
+            (*grid(), 40, 60),
+            (*grid(), 9, 37, 7, 0.01, 0.5, True),
+            (*grid(), 40, 60, 50, 0.02, 0.1, False, False),
+        ],
+        "reverse_step": [
+            step,
+            (*step, None, noise, None, None, 1.0),
+            (*step, variance, noise),
+            (*step, None, None, SEEDS, None, 0.7),
+            (*step, variance, None, SEEDS, ORIGINS, 1.0),
+            (x_t, output, T, Schedule.linear().ddim_table(eta=0.5, dtype=torch.float64), None, noise),
+        ],
+        "kl_map": [(x_0, *step, variance), (x_0, *step, variance, 1.0), (x_0, x_t, output, T, FIXED, None, 1.0)],
+    }
+
+
+CASES = [pytest.param(name, i, id=f"{name}-{i}") for name in OPS for i in range(len(samples().get(name, ())))]
+
+
+def makes_noise(op: Op) -> bool:
+    """Whether the op takes its dtype as an argument (the others take it from their images)."""
+    return "dtype" in op.__annotations__
+
+
+def with_dtype(op: Op, arguments: tuple[Any, ...], dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments for a computation in `dtype`; the table keeps its own."""
+    if makes_noise(op):
+        return arguments, {"dtype": dtype}
+    is_image = [isinstance(a, Tensor) and a.ndim == 4 for a in arguments]
+    return tuple(a.to(dtype) if image else a for a, image in zip(arguments, is_image, strict=True)), {}
+
+
+@functools.cache
+def exact_noise(name: str, i: int) -> Tensor:
+    return ops.registry[name].reference(*samples()[name][i], dtype=torch.float64)
+
+
+def exact(name: str, i: int, arguments: tuple[Any, ...]) -> Tensor:
+    """The float64 reference at the arguments, which a noise op takes from its sample as they are."""
+    op = ops.registry[name]
+    return exact_noise(name, i) if makes_noise(op) else op.reference(*with_dtype(op, arguments, torch.float64)[0])
+
+
+def error(value: Tensor, exact: Tensor) -> float:
+    return float((value.double() - exact).abs().max() / exact.abs().max())
+
+
+def test_every_op_has_samples():
+    assert sorted(samples()) == OPS
+
+
+@needs_native
+@pytest.mark.parametrize("name", OPS)
+def test_every_op_has_a_cpu_kernel(name):
+    assert ops.registry[name].has_kernel("CPU")
+
+
+@pytest.mark.parametrize(("name", "i"), CASES)
+def test_accuracy(name, i):
+    op, arguments = ops.registry[name], samples()[name][i]
+    truth = exact(name, i, arguments)
+    assert truth.isfinite().all() and truth.abs().max() > 0
+    double, keywords = with_dtype(op, arguments, torch.float64)
+    assert error(op(*double, **keywords), truth) < 1e-9
+    single, keywords = with_dtype(op, arguments, torch.float32)
+    value = op(*single, **keywords)
+    assert value.dtype == torch.float32 and value.is_contiguous()
+    assert error(value, truth) < TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(("name", "i"), CASES)
+def test_accuracy_of_half_types(name, i, dtype):
+    op, arguments = ops.registry[name], samples()[name][i]
+    half, keywords = with_dtype(op, arguments, dtype)
+    truth = exact(name, i, half)  # at the rounded inputs: their rounding is not the op's error
+    value = op(*half, **keywords)
+    eager = truth.to(dtype) if makes_noise(op) else op.reference(*half)
+    assert value.dtype == dtype
+    kept = eager.isfinite()
+    assert torch.equal(value.isfinite(), kept)
+    ulp = torch.finfo(dtype).eps * truth.abs() + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    allowed = torch.maximum(2 * (eager.double() - truth).abs(), ulp) + TOLERANCE * truth.abs().max()
+    assert ((value.double() - truth).abs() <= allowed)[kept].all()
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_opcheck(name):
+    op, arguments = ops.registry[name], samples()[name][-1]
+    overload = getattr(torch.ops.diffnoise, name).default
+    torch.library.opcheck(overload, arguments, {"dtype": torch.bfloat16} if makes_noise(op) else {})
+
+
+def relaid(tensor: Tensor) -> list[Tensor]:
+    """Equal tensors with other strides."""
+    everything = (slice(None),) * tensor.ndim
+    wide = tensor.repeat_interleave(2, -1)[(*everything[:-1], slice(None, None, 2))]
+    turned = tensor.transpose(0, -1).contiguous().transpose(0, -1)
+    shifted = torch.cat([tensor[:1], tensor])[1:]
+    layouts = [wide, turned, shifted]
+    if tensor.ndim == 4:
+        layouts.append(tensor.contiguous(memory_format=torch.channels_last))
+    return layouts
+
+
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("layout", range(4), ids=("sliced", "transposed", "offset", "channels_last"))
+def test_strides(name, layout):
+    op, arguments = ops.registry[name], samples()[name][-2]
+    other = [a if not isinstance(a, Tensor) else relaid(a)[min(layout, len(relaid(a)) - 1)] for a in arguments]
+    assert torch.equal(op(*other), op(*arguments))
+
+
+def test_expanded_inputs():
+    x_t, output = (image[:1, :1] for image in images(2))
+    expanded = [image.expand(3, 2, 19, 37) for image in (x_t, output)]
+    copies = [image.contiguous() for image in expanded]
+    assert torch.equal(ops.reverse_step(*expanded, T, TABLE), ops.reverse_step(*copies, T, TABLE))
+    seeds = SEEDS[:1].expand(3)
+    assert torch.equal(ops.gaussian_noise(seeds, T, ORIGINS, 1, 4, 4), ops.gaussian_noise(seeds.clone(), T, ORIGINS, 1, 4, 4))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_compile(name):
+    op, arguments = ops.registry[name], samples()[name][-1]
+    compiled = torch.compile(lambda *a: op(*a) * 2, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*arguments), op(*arguments) * 2)
+
+
+@pytest.mark.parametrize(("name", "i"), CASES)
+def test_a_sample_is_the_same_in_any_batch(name, i):
+    op, arguments = ops.registry[name], samples()[name][i]
+    table = [j for j, a in enumerate(arguments) if isinstance(a, Tensor) and a.ndim == 2 and a.shape[1] == 9]
+    order = torch.tensor([2, 0, 2])
+    chosen = [a[order] if isinstance(a, Tensor) and j not in table else a for j, a in enumerate(arguments)]
+    assert torch.equal(op(*chosen), op(*arguments)[order])
+
+
+@pytest.mark.parametrize(("name", "i"), CASES)
+def test_thread_count(name, i):
+    op, arguments = ops.registry[name], samples()[name][i]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = op(*arguments)
+        torch.set_num_threads(3)
+        three = op(*arguments)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(one, three)
+
+
+# What follows channels, height and width in a call on a whole image of 90 x 310.
+ON_A_GRID = [
+    ("gaussian_noise", ()),
+    ("simplex_noise", (2, 6, 0.8, 64.0)),
+    ("simplex_noise", (3, 6, 0.8, 64.0)),
+    ("simplex_noise", (4, 8, 0.8, 50.0)),
+    ("gmm_noise", (90, 310)),
+]
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16))
+@pytest.mark.parametrize(("name", "rest"), ON_A_GRID)
+@pytest.mark.parametrize("origin", ((0, 0), (-37, 2**20 + 5)))
+def test_a_tile_is_a_crop(name, rest, origin, dtype):
+    if name == "gmm_noise" and origin != (0, 0):
+        pytest.skip("a mixture has an image of its own")
+    op, whole = ops.registry[name], torch.tensor([origin])
+    image = op(SEEDS[:1], T[:1], whole, 2, 90, 310, *rest, dtype=dtype)
+    for y, x, height, width in ((0, 0, 1, 1), (13, 7, 50, 281), (89, 309, 1, 1), (31, 255, 40, 20)):
+        tile = op(SEEDS[:1], T[:1], whole + torch.tensor([[y, x]]), 2, height, width, *rest, dtype=dtype)
+        assert torch.equal(tile, image[:, :, y : y + height, x : x + width])
+
+
+def test_reverse_noise_of_a_tile_is_a_crop():
+    x_t, output = images(2)
+    whole = ops.reverse_step(x_t, output, T, TABLE, seeds=SEEDS)
+    tile = ops.reverse_step(
+        x_t[..., 3:9, 5:], output[..., 3:9, 5:], T, TABLE, seeds=SEEDS, origins=torch.tensor([[3, 5]]).expand(3, 2)
+    )
+    assert torch.equal(tile, whole[..., 3:9, 5:])
+
+
+def test_reverse_step_makes_the_noise_of_gaussian_noise():
+    x_t, output = images(2)
+    noise = ops.gaussian_noise(SEEDS, T, ORIGINS, 2, 19, 37, _philox.STREAM_REVERSE)
+    given = ops.reverse_step(x_t, output, T, TABLE, noise=noise)
+    assert torch.equal(ops.reverse_step(x_t, output, T, TABLE, seeds=SEEDS, origins=ORIGINS), given)
+
+
+def test_channels_differ_and_do_not_depend_on_their_number():
+    for name, rest in ON_A_GRID:
+        three = ops.registry[name](SEEDS, T, ORIGINS, 3, 20, 30, *rest)
+        assert torch.equal(ops.registry[name](SEEDS, T, ORIGINS, 2, 20, 30, *rest), three[:, :2])
+        assert not torch.equal(three[:, 0], three[:, 1])
+
+
+@pytest.mark.parametrize("shape", ((0, 2, 5, 5), (2, 0, 5, 5), (2, 2, 0, 5), (2, 2, 5, 0)))
+def test_empty(shape):
+    batch, *size = shape
+    empty = torch.zeros(shape)
+    for name, rest in ON_A_GRID:
+        assert ops.registry[name](SEEDS[:batch], T[:batch], ORIGINS[:batch], *size, *rest).shape == shape
+    assert ops.simplex_noise_at(torch.zeros(batch, 0, 3), SEEDS[:batch]).shape == (batch, 0)
+    assert ops.reverse_step(empty, empty, T[:batch], TABLE, seeds=SEEDS[:batch]).shape == shape
+    assert ops.kl_map(empty, empty, empty, T[:batch], TABLE).shape == (batch, 1, *size[1:])
+
+
+def test_a_constant_mixture_becomes_zero():
+    for implementation in (ops.gmm_noise, ops.gmm_noise.reference):
+        assert (implementation(SEEDS, T, ORIGINS * 0, 2, 1, 1, 1, 1) == 0).all()
+
+
+@pytest.mark.parametrize("clip", (None, 1.0))
+@pytest.mark.parametrize("position", ("x_t", "model_output", "variance", "noise"))
+def test_nan_goes_through(position, clip):
+    tensors = dict(zip(("x_t", "model_output", "variance", "noise"), images(4), strict=True))
+    tensors[position][1, 1, 3, 5] = torch.nan
+    is_nan = ops.reverse_step(t=T, table=TABLE, clip=clip, **tensors).isnan()
+    assert is_nan[1, 1, 3, 5] and is_nan.sum() == 1
+    if position != "noise":
+        del tensors["noise"]
+        is_nan = ops.kl_map(images(1)[0], t=T, table=TABLE, clip=clip, **tensors).isnan()
+        assert is_nan[1, 0, 3, 5] and is_nan.sum() == 1
+
+
+def test_rows_outside_the_sub_sequence_give_nan():
+    x_t, output = images(2)
+    table = Schedule.linear().ddpm_table(timesteps=[0, 10, 999])
+    assert ops.reverse_step(x_t, output, T, table).isnan().flatten(1).all(1).tolist() == [False, True, False]
+
+
+@needs_native
+@pytest.mark.parametrize("t", (-1, 1000, 2**62))
+def test_t_outside_the_table(t):
+    x_t, output = images(2)
+    with pytest.raises(RuntimeError, match=f"t holds {t}, but the table has only the indices 0 to 999"):
+        ops.reverse_step(x_t, output, torch.tensor([0, t, 1]), TABLE)
+    with pytest.raises(RuntimeError, match=f"t holds {t}, but"):
+        ops.kl_map(x_t, x_t, output, torch.tensor([0, t, 1]), TABLE)
+
+
+X_T, OUTPUT = images(2)
+REFUSED = [
+    (lambda: ops.gaussian_noise(SEEDS.int(), T, ORIGINS, 1, 2, 2), "seeds must be an int64 tensor of shape"),
+    (lambda: ops.gaussian_noise(SEEDS[None], T, ORIGINS, 1, 2, 2), "seeds must be an int64 tensor"),
+    (lambda: ops.gaussian_noise(SEEDS, T[:2], ORIGINS, 1, 2, 2), "t must be an int64 tensor of shape"),
+    (lambda: ops.gaussian_noise(SEEDS, T, ORIGINS[:, :1], 1, 2, 2), "origins must be an int64 tensor"),
+    (lambda: ops.gaussian_noise(SEEDS, T, ORIGINS, 1, -2, 2), "must not be negative"),
+    (lambda: ops.gaussian_noise(SEEDS, T, ORIGINS, 2**24, 2, 2), "channels below"),
+    (lambda: ops.gaussian_noise(SEEDS, T, ORIGINS, 1, 2, 2, dtype=torch.int32), "floating-point dtype"),
+    (lambda: ops.gaussian_noise(SEEDS, T, ORIGINS, 1, 2, 2, 256), "stream must lie in"),
+    (lambda: ops.simplex_noise(*grid(), 5, 1, 0.5, 64.0), "dims must be 2, 3 or 4"),
+    (lambda: ops.simplex_noise(*grid(), 3, 0, 0.5, 64.0), "octaves must be at least 1"),
+    (lambda: ops.simplex_noise(*grid(), 3, 1, 0.0, 64.0), "persistence must be positive"),
+    (lambda: ops.simplex_noise(*grid(), 3, 1, 0.5, 0.0), "wavelength must be a positive number"),
+    (lambda: ops.simplex_noise_at(points(2)[..., :1], SEEDS), "points must have shape"),
+    (lambda: ops.simplex_noise_at(points(2).half(), SEEDS), "points must be float32 or float64"),
+    (lambda: ops.gmm_noise(*grid(), 0, 5), "full_height and full_width must be at least 1"),
+    (lambda: ops.gmm_noise(*grid(), 5, 5, 0), "components must be at least 1"),
+    (lambda: ops.gmm_noise(*grid(), 5, 5, 3, 0.5, 0.1), "sigma_low and sigma_high must satisfy"),
+    (lambda: ops.reverse_step(X_T[0], OUTPUT[0], T, TABLE), "x_t must have shape"),
+    (lambda: ops.reverse_step(X_T, OUTPUT[:1], T, TABLE), "model_output has shape"),
+    (lambda: ops.reverse_step(X_T, OUTPUT.double(), T, TABLE), "model_output has dtype"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE[:, :3]), "table must be a float32 or float64 tensor"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, clip=-1.0), "clip must be positive"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, noise=X_T, seeds=SEEDS), "not both"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, origins=ORIGINS), "give seeds too"),
+    (lambda: ops.kl_map(X_T[:1], X_T, OUTPUT, T, TABLE), "x_0 has shape"),
+]
+
+
+@pytest.mark.parametrize(("call", "sentence"), REFUSED)
+def test_refusals_are_sentences(call, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        call()
+    assert str(caught.value).endswith(".")
+
+
+@needs_native
+def test_the_kernels_themselves_refuse_what_would_read_outside_memory():
+    """Callers of torch.ops.diffnoise pass by the checks in Python."""
+    bare = torch.ops.diffnoise
+    for call in (
+        lambda: bare.gaussian_noise(SEEDS, T[:1], ORIGINS, 1, 2, 2),
+        lambda: bare.gaussian_noise(SEEDS, T.int(), ORIGINS, 1, 2, 2),
+        lambda: bare.simplex_noise(SEEDS, T, ORIGINS[:1], 1, 2, 2, 3, 1, 0.5, 64.0),
+        lambda: bare.simplex_noise_at(points(3), SEEDS[:1]),
+        lambda: bare.simplex_noise_at(torch.zeros(3, 2, 5), SEEDS),
+        lambda: bare.gmm_noise(SEEDS, T, ORIGINS, -1, 2, 2, 5, 5),
+        lambda: bare.reverse_step(X_T, OUTPUT[:1], T, TABLE),
+        lambda: bare.reverse_step(X_T, OUTPUT, T, TABLE[:, :8]),
+        lambda: bare.reverse_step(X_T, OUTPUT, T, TABLE, None, X_T[..., :1]),
+        lambda: bare.kl_map(X_T[:1], X_T, OUTPUT, T, TABLE),
+    ):
+        with pytest.raises(RuntimeError):
+            call()
+
+
+@pytest.mark.parametrize("name", ("reverse_step", "kl_map", "simplex_noise_at"))
+def test_gradients_are_refused(name):
+    op, arguments = ops.registry[name], samples()[name][0]
+    arguments = [a.detach().clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
+    with pytest.raises(RuntimeError, match=f"{name} is not differentiable; call diffnoise.ops.{name}.reference"):
+        op(*arguments).sum().backward()
+    op.reference(*arguments).sum().backward()
+    assert arguments[0].grad is not None
+
+
+# Known answers.
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), doctor.PHILOX_ANSWERS)
+def test_philox(counter, key, expected):
+    words = _philox.philox(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
+    assert tuple(map(int, words)) == expected
+
+
+def test_gaussian_noise_is_made_of_the_words():
+    """Every word of every address shows in the value, so the kernel's integers are the reference's."""
+    seed, t, y, x = 0x1234567890ABCDEF, 77, -5, 2**35 + 6
+    value = ops.gaussian_noise(torch.tensor([seed]), torch.tensor([t]), torch.tensor([[y, x]]), 2, 1, 2, 3, torch.float64)
+    words = _philox.address(*map(torch.tensor, (seed, t, 1, y, x >> 2)), 3)
+    assert value[0, 1, 0].tolist() == pytest.approx([float(v) for v in _philox.normal_pair(*words[2:], torch.float64)], rel=1e-12)
+
+
+def test_gaussian_noise_is_normal():
+    values = ops.gaussian_noise(torch.arange(8), torch.arange(8), torch.zeros(8, 2, dtype=torch.int64), 3, 128, 128).double()
+    count = values.numel()
+    assert abs(values.mean()) < 5 / count**0.5
+    assert abs(values.var() - 1) < 5 * (2 / count) ** 0.5
+    assert abs((values**4).mean() - 3) < 5 * (96 / count) ** 0.5
+    for axis in range(4):
+        neighbours = values.narrow(axis, 1, values.shape[axis] - 1) * values.narrow(axis, 0, values.shape[axis] - 1)
+        assert abs(neighbours.mean()) < 5 / neighbours.numel() ** 0.5
+
+
+@pytest.mark.parametrize("seed", (0, 3, 42, 1234, -1, 2**63 - 1))
+def test_permutations_are_those_of_the_package(seed):
+    expected, _ = opensimplex.internals._init(seed)
+    assert _opensimplex.permutations(torch.tensor([seed]))[0].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("dims", (2, 3, 4))
+def test_opensimplex_is_that_of_the_package(dims):
+    seed, count = 42, 20_000
+    p = np.random.default_rng(dims).uniform(-50, 50, (count, dims))
+    permutation, gradient = opensimplex.internals._init(seed)
+    extra = (gradient,) if dims == 3 else ()
+    point = getattr(opensimplex.internals, f"_noise{dims}")
+    expected = torch.tensor([point(*row, permutation, *extra) for row in p])
+    at, seeds = torch.from_numpy(p)[None], torch.tensor([seed])
+    difference = (ops.simplex_noise_at(at, seeds, dtype=torch.float64)[0] - expected).abs()
+    # The original leaves out a few lattice points near the rim of their reach; in 4-D some matter a little more.
+    assert difference.max() < (5e-4 if dims == 4 else 1e-4)
+    assert (difference < 1e-4).double().mean() > 0.999
+
+
+GOLDEN_POINTS = [
+    (0, (0.5, 0.5), -0.7752903093693847),
+    (3, (0.5, 0.5), -0.43906247097569345),
+    (42, (1.25, -0.75), -0.19722796500997342),
+    (1234, (10, 10), 0.580279369186297),
+    (0, (0.5, 0.5, 0.5), 0.6636832524271851),
+    (3, (1.25, -0.75, 3.1), 0.13841300743284782),
+    (1234, (0.5, 0.5, 0.5), -0.11061387540453083),
+    (0, (0.5, 0.5, 0.5, 0.5), -0.2518058426664423),
+    (42, (1.25, -0.75, 3.1, -2.2), 0.052794283410987304),
+    (1234, (0.5, 0.5, 0.5, 0.5), 0.5038187266672275),
+    (7, (0, 0), 0.0),
+    (7, (0, 0, 0), 0.0),
+    (7, (0, 0, 0, 0), 0.0),
+]
+
+
+@pytest.mark.parametrize(("seed", "point", "expected"), GOLDEN_POINTS)
+def test_golden_points(seed, point, expected):
+    for implementation in (ops.simplex_noise_at, ops.simplex_noise_at.reference):
+        value = implementation(torch.tensor([[point]], dtype=torch.float64), torch.tensor([seed]))
+        assert float(value) == pytest.approx(expected, abs=1e-4)
+
+
+# dims, persistence, seed, channel and the values at (x, y) = (0, 0), (1, 0), (0, 1), (17, 5); t = 10.
+GOLDEN_FRACTALS = [
+    (2, 0.8, 3, 0, (0, 0.1948401287, -0.6151487353, -0.1568496410)),
+    (2, 0.8, 42, 0, (0, 0.4976652987, 0.1717935990, -0.0443435557)),
+    (3, 0.8, 3, 0, (0.3880707805, 0.5220649626, 0.1286669217, 1.1789553794)),
+    (3, 0.8, 42, 0, (0.7392467962, 0.6253638965, 0.3999829715, -0.6574626969)),
+    (4, 0.9, 3, 0, (-0.4701710743, -0.5056607905, -0.6540652719, -0.5114807275)),
+    (4, 0.9, 42, 0, (0.0329648078, 0.3876877697, -0.1355101022, 0.5633006129)),
+    (4, 0.9, 3, 1, (-0.4669815326, -0.5382396887, -0.5839128994, -0.3671602007)),
+    (4, 0.9, 42, 1, (0.0416825777, 0.1559906917, -0.2420760877, 0.5100889166)),
+]
+
+
+@pytest.mark.parametrize(("dims", "persistence", "seed", "channel", "expected"), GOLDEN_FRACTALS)
+def test_golden_fractals(dims, persistence, seed, channel, expected):
+    origin = torch.zeros(1, 2, dtype=torch.int64)
+    for implementation in (ops.simplex_noise, ops.simplex_noise.reference):
+        image = implementation(torch.tensor([seed]), torch.tensor([10]), origin, 2, 6, 18, dims, 6, persistence, 64.0)[0, channel]
+        assert [float(image[y, x]) for x, y in ((0, 0), (1, 0), (0, 1), (17, 5))] == pytest.approx(list(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("variance", "expected"),
+    (
+        ("fixed_large", (0.0116016237, 0.0015024440, 0.0012623724)),
+        ("fixed_small", (0.0108043584, 0.0014988990, 0.0012638815)),
+    ),
+)
+def test_golden_kl(variance, expected):
+    schedule, t = Schedule.linear(), torch.tensor([20, 201, 401])
+    table = schedule.ddpm_table(variance=variance, dtype=torch.float64)
+    x_0, eps = (image[:, :, :2, :2].double() for image in images(2))
+    alpha_bar = schedule.alpha_bars[t].view(-1, 1, 1, 1)
+    x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * eps
+    for implementation in (ops.kl_map, ops.kl_map.reference):
+        kl = implementation(x_0, x_t, eps + 0.5, t, table)
+        torch.testing.assert_close(kl[:, 0, 0, 0], torch.tensor(expected, dtype=torch.float64), rtol=2e-7, atol=0)
+
+
+# The library missing, switched off or broken.
+
+PROBE = """
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from pathlib import Path
+    {before}
+    from diffnoise import ops
+    from diffnoise.ops import _native
+    import importlib, torch
+    importlib.import_module("diffnoise.ops")
+ours = [str(w.message) for w in caught if "compiled kernels" in str(w.message)]
+seeds = torch.tensor([3, 5])
+noise = ops.simplex_noise(seeds, seeds, torch.zeros(2, 2, dtype=torch.int64), 1, 4, 5, 3, 2, 0.8, 64.0)
+print(len(ours), _native.status().loaded, ops.simplex_noise.has_kernel("CPU"), noise.double().sum().item())
+print(*ours, _native.status().reason)
+"""
+HIDE = "real = Path.glob; Path.glob = lambda self, pattern: [] if pattern.startswith('_C') else real(self, pattern)"
+BREAK = "real = Path.glob; Path.glob = lambda self, p: [Path({broken!r})] if p.startswith('_C') else real(self, p)"
+
+
+def probe(before: str = "", **environment: str) -> tuple[list[str], str]:
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE.format(before=before or "pass")],
+        env={k: v for k, v in os.environ.items() if k != "DIFFNOISE_NATIVE"} | environment,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    counts, words = result.stdout.split("\n", 1)
+    return counts.split(), words
+
+
+def test_without_the_native_library(tmp_path):
+    seeds = torch.tensor([3, 5])
+    expected = ops.simplex_noise(seeds, seeds, torch.zeros(2, 2, dtype=torch.int64), 1, 4, 5, 3, 2, 0.8, 64.0).double().sum()
+
+    found, words = probe(DIFFNOISE_NATIVE="0")
+    assert found[:3] == ["0", "False", "False"] and "DIFFNOISE_NATIVE=0" in words
+    assert float(found[3]) == pytest.approx(float(expected), rel=1e-5)
+
+    found, words = probe(HIDE)
+    assert found[:3] == ["1", "False", "False"] and "pip install -e . --no-build-isolation" in words
+    assert float(found[3]) == pytest.approx(float(expected), rel=1e-5)
+
+    broken = tmp_path / "_C.abi3.so"
+    broken.write_bytes(b"not a library")
+    found, words = probe(BREAK.format(broken=str(broken)))
+    assert found[:3] == ["1", "False", "False"] and "cannot be loaded" in words
+
+
+def test_doctor(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert doctor.main() == 0
+        assert "ok" in capsys.readouterr().out
+        assert doctor.main(json=True) == 0
+    assert '"self_test"' in capsys.readouterr().out
