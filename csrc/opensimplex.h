@@ -65,11 +65,25 @@ DN_HD int gradient_index(const std::uint8_t* permutation, const std::int64_t* v)
 
 // One coordinate of a gradient: the sign is a bit of the index's group, one axis of each group is long.
 template <int D>
-DN_HD int gradient_component(int index, int axis) {
+DN_HD constexpr int gradient_component(int index, int axis) {
     const int group = index / D, length = index % D == axis ? Lattice<D>::large : Lattice<D>::small;
     // The 3-D table lists the negative x first.
     const bool negative = ((group >> axis) & 1) != (D == 3 && axis == 0);
     return negative ? -length : length;
 }
+
+// All gradients as a table.
+template <int D>
+struct Gradients {
+    double component[Lattice<D>::gradients][D];
+
+    constexpr Gradients() : component() {
+        for (int index = 0; index < Lattice<D>::gradients; ++index) {
+            for (int axis = 0; axis < D; ++axis) component[index][axis] = gradient_component<D>(index, axis);
+        }
+    }
+};
+template <int D>
+constexpr Gradients<D> kGradients;
 
 }  // namespace diffnoise

@@ -16,15 +16,19 @@ template <class T>
 struct Block {
     static constexpr int64_t length = 64 / sizeof(T);
     typedef T Vector __attribute__((vector_size(64), may_alias));
+    typedef T Unaligned __attribute__((vector_size(64), may_alias, aligned(sizeof(T))));
     alignas(64) T pixels[length];
 };
 
-// A tile of one map, [rows, columns], with its sum so far.
+// A tile of one map with its sum so far. Beside the tile lies one more block on either side, for what sticks out.
 template <class T>
 struct Tile {
     int64_t y, x;  // absolute, of the first pixel; x is a multiple of the block length
     int64_t rows, blocks;
-    Block<T>* sum;  // [rows, blocks]
+    T* sum;
+    int64_t stride;  // from row to row of sum
+
+    int64_t columns() const { return blocks * Block<T>::length; }
 };
 
 // Rows of the tile within `reach` of y, as [begin, end).
@@ -65,11 +69,40 @@ DN_CLONES void add_vertices(const Vertex* vertices, int64_t count, double wavele
             int64_t first, last;
             clip(vertex.y, std::sqrt(room > 0 ? room : 0) + kMargin, wavelength, tile.y, tile.rows, first, last);
             const Vector dx = static_cast<T>(dx_low) + steps, g_dx = g_x * dx;
-            const int64_t stride = tile.blocks;
-            Vector* sum = reinterpret_cast<Vector*>(tile.sum + first * stride + block);
-            for (int64_t row = first; row < last; ++row, sum += stride) {
-                *sum += vertex_term(left[row], g[row], dx, g_dx);
+            T* sum = tile.sum + first * tile.stride + block * length;
+            for (int64_t row = first; row < last; ++row, sum += tile.stride) {
+                *reinterpret_cast<Vector*>(sum) += vertex_term(left[row], g[row], dx, g_dx);
             }
+        }
+    }
+}
+
+// The same where a whole disc fits into one register's length: one window per lattice point, placed by that point alone.
+template <class T>
+DN_CLONES void add_small_vertices(const Vertex* vertices, int64_t count, double wavelength, const Tile<T> tile) {
+    using Vector = typename Block<T>::Vector;
+    using Unaligned = typename Block<T>::Unaligned;
+    constexpr int64_t length = Block<T>::length;
+    const double step = 1 / wavelength;
+    const double tile_x = static_cast<double>(tile.x), tile_y = static_cast<double>(tile.y);
+    Vector steps;
+    for (int64_t i = 0; i < length; ++i) steps[i] = static_cast<T>(static_cast<double>(i) * step);
+    alignas(64) T left[length], g[length];
+    for (int64_t k = 0; k < count; ++k) {
+        const Vertex& vertex = vertices[k];
+        const double reach = std::sqrt(vertex.left > 0 ? vertex.left : 0) + kMargin;
+        const double x = std::ceil((vertex.x - reach) * wavelength), y = std::ceil((vertex.y - reach) * wavelength);
+        const int64_t column = static_cast<int64_t>(x - tile_x), row = static_cast<int64_t>(y - tile_y);
+        if (column <= -length || column >= tile.columns()) continue;
+        const int64_t height = static_cast<int64_t>(std::floor((vertex.y + reach) * wavelength) - y) + 1;
+        const Vector dx = static_cast<T>(x * step - vertex.x) + steps, dy = static_cast<T>(y * step - vertex.y) + steps;
+        const Vector g_dx = static_cast<T>(vertex.g_x) * dx;
+        *reinterpret_cast<Vector*>(left) = static_cast<T>(vertex.left) - dy * dy;
+        *reinterpret_cast<Vector*>(g) = static_cast<T>(vertex.g_0) + static_cast<T>(vertex.g_y) * dy;
+        const int64_t first = row < 0 ? -row : 0, last = std::min(height, tile.rows - row);
+        T* sum = tile.sum + (row + first) * tile.stride + column;
+        for (int64_t i = first; i < last; ++i, sum += tile.stride) {
+            *reinterpret_cast<Unaligned*>(sum) += vertex_term(left[i], g[i], dx, g_dx);
         }
     }
 }
@@ -77,40 +110,38 @@ DN_CLONES void add_vertices(const Vertex* vertices, int64_t count, double wavele
 template <int D, class T>
 void add_octave(const double* constant, double wavelength, double amplitude, const uint8_t* permutation,
                 const Tile<T>& tile, std::vector<Vertex>& vertices) {
-    const int64_t columns = tile.blocks * Block<T>::length;
     Patch<D> patch;
     patch.x_low = static_cast<double>(tile.x) / wavelength;
-    patch.x_high = static_cast<double>(tile.x + columns - 1) / wavelength;
+    patch.x_high = static_cast<double>(tile.x + tile.columns() - 1) / wavelength;
     patch.y_low = static_cast<double>(tile.y) / wavelength;
     patch.y_high = static_cast<double>(tile.y + tile.rows - 1) / wavelength;
     for (int axis = 2; axis < D; ++axis) patch.constant[axis - 2] = constant[axis - 2] / wavelength;
     const double scale = amplitude / Lattice<D>::norm;
     vertices.clear();
-    walk_lattice<D>(patch, [&](const int64_t* v, const double* d, double left) {
-        const int index = gradient_index<D>(permutation, v);
-        double shift = 0, g_0 = 0;
-        for (int axis = 0; axis < D; ++axis) shift += static_cast<double>(v[axis]);
-        shift *= Lattice<D>::squish;
-        for (int axis = 2; axis < D; ++axis) g_0 += scale * gradient_component<D>(index, axis) * d[axis - 2];
+    walk_lattice<D>(patch, [&](const int64_t* v, double shift, const double* d, double left) {
+        const double* gradient = kGradients<D>.component[gradient_index<D>(permutation, v)];
+        double g_0 = 0;
+        for (int axis = 2; axis < D; ++axis) g_0 += scale * gradient[axis] * d[axis - 2];
         vertices.push_back({static_cast<double>(v[0]) + shift, static_cast<double>(v[1]) + shift, left,
-                            scale * gradient_component<D>(index, 0), scale * gradient_component<D>(index, 1), g_0});
+                            scale * gradient[0], scale * gradient[1], g_0});
     });
-    add_vertices<T>(vertices.data(), static_cast<int64_t>(vertices.size()), wavelength, tile);
+    const auto add = 2 * (std::sqrt(kRadiusSquared) + kMargin) * wavelength + 1 < Block<T>::length
+                         ? add_small_vertices<T>
+                         : add_vertices<T>;
+    add(vertices.data(), static_cast<int64_t>(vertices.size()), wavelength, tile);
 }
 
 // An octave whose lattice is finer than the pixels: point by point.
 template <int D, class T>
 void add_fine_octave(const double* constant, double wavelength, double amplitude, const uint8_t* permutation,
                      const Tile<T>& tile) {
-    constexpr int64_t length = Block<T>::length;
     double p[4];
     for (int axis = 2; axis < D; ++axis) p[axis] = constant[axis - 2] / wavelength;
     for (int64_t row = 0; row < tile.rows; ++row) {
         p[1] = static_cast<double>(tile.y + row) / wavelength;
-        for (int64_t column = 0; column < tile.blocks * length; ++column) {
+        for (int64_t column = 0; column < tile.columns(); ++column) {
             p[0] = static_cast<double>(tile.x + column) / wavelength;
-            tile.sum[row * tile.blocks + column / length].pixels[column % length] +=
-                static_cast<T>(amplitude * lattice_sum<D>(p, permutation));
+            tile.sum[row * tile.stride + column] += static_cast<T>(amplitude * lattice_sum<D>(p, permutation));
         }
     }
 }
@@ -137,7 +168,8 @@ void simplex_noise_kernel(const Grid& grid, const Fractal& fractal, Out* out) {
     const int64_t down = (grid.height + kTileRows - 1) / kTileRows, across = (grid.width + kTileColumns - 1) / kTileColumns;
     parallel_for(0, grid.batch * grid.channels * down * across, 1, [&](int64_t begin, int64_t end) {
         std::vector<Vertex> vertices;
-        std::vector<Block<T>> sum(kTileRows * (kTileColumns / length + 1));
+        constexpr int64_t blocks = kTileColumns / length + 3;
+        std::vector<Block<T>> sum(kTileRows * blocks);
         for (int64_t i = begin; i < end; ++i) {
             const int64_t map = i / (down * across), sample = map / grid.channels;
             const int64_t y_0 = i / across % down * kTileRows, x_0 = i % across * kTileColumns;
@@ -145,7 +177,7 @@ void simplex_noise_kernel(const Grid& grid, const Fractal& fractal, Out* out) {
             const int64_t x = grid.origins[2 * sample + 1] + x_0;
             const int64_t skip = ((x % length) + length) % length;  // pixels of the first block left of the tile
             const Tile<T> tile{grid.origins[2 * sample] + y_0, x - skip, std::min(kTileRows, grid.height - y_0),
-                               (skip + columns + length - 1) / length, sum.data()};
+                               (skip + columns + length - 1) / length, sum[1].pixels, blocks * length};
             std::fill(sum.begin(), sum.end(), Block<T>{});
 
             const double t = static_cast<double>(grid.t[sample]);
@@ -162,7 +194,7 @@ void simplex_noise_kernel(const Grid& grid, const Fractal& fractal, Out* out) {
                 wavelength *= 0.5;
             }
             for (int64_t row = 0; row < tile.rows; ++row) {
-                const T* from = tile.sum[row * tile.blocks].pixels + skip;
+                const T* from = tile.sum + row * tile.stride + skip;
                 Out* to = out + (map * grid.height + y_0 + row) * grid.width + x_0;
                 for (int64_t column = 0; column < columns; ++column) to[column] = static_cast<Out>(from[column]);
             }

@@ -30,7 +30,7 @@ struct Patch {
     double constant[2];
 };
 
-// Calls found(v, d, left) for every lattice point in reach of the patch, in an order that depends on the lattice only:
+// Calls found(v, squish * sum(v), d, left) for every lattice point in reach of the patch, in an order that depends on the lattice only:
 // by the sum of the indices, then the last index down to the third, then the first. d: offsets along the constant axes.
 template <int D, class F>
 void walk_lattice(const Patch<D>& patch, const F& found) {
@@ -52,7 +52,7 @@ void walk_lattice(const Patch<D>& patch, const F& found) {
             const std::int64_t end = std::min(last(patch.x_high + r - shift), rest - first(patch.y_low - r - shift));
             for (v[0] = begin; v[0] <= end; ++v[0]) {
                 v[1] = rest - v[0];
-                found(v, d, left);
+                found(v, shift, d, left);
             }
         };
         const auto constant_axis = [&](auto self, auto axis, std::int64_t rest, double left) -> void {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ def gaussian_filter(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian filter of width `sigma` pixels, cut at 4 sigma, with reflected borders, [B, 1, H, W] (33 taps for sigma 4)."""
     if not sigma > 0:
         raise ValueError(f"The sigma of a Gaussian filter must be positive, but is {sigma}.")
-    radius = math.ceil(4 * sigma)
+    radius = int(4 * sigma + 0.5)  # as SciPy rounds it
     taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
     taps = (taps / taps.sum()).tolist()
     for axis in (-1, -2):
@@ -86,5 +87,6 @@ def threshold_from_good(scores: Sequence[float], false_alarm_rate: float) -> flo
     ordered = sorted(scores)
     if not ordered or not all(math.isfinite(score) for score in ordered):
         raise ValueError("A threshold needs at least one good image, and only finite scores.")
-    rank = math.ceil((len(ordered) + 1) * (1 - false_alarm_rate))
+    # In floating point 100 * (1 - 0.43) is a little more than 57.
+    rank = math.ceil((len(ordered) + 1) * (1 - Fraction(str(false_alarm_rate))))
     return ordered[min(rank, len(ordered)) - 1]

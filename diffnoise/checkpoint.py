@@ -22,6 +22,8 @@ class CheckpointError(ValueError):
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` so that `path` holds either the old or the new content, whole, whatever happens meanwhile."""
     path = Path(path)
+    for left_by_a_kill in path.parent.glob(f".{path.name}.*"):
+        left_by_a_kill.unlink(missing_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from . import __version__
 from .checkpoint import CheckpointError
 from .config import Config

@@ -113,6 +113,9 @@ class Detector:
 
     @scoring.setter
     def scoring(self, scoring: Scoring) -> None:
+        t_max = self.provenance.get("training", {}).get("t_max")
+        if t_max is not None and max(scoring.starts) > t_max:
+            raise ValueError(f"This detector was trained for noise scales up to {t_max}, so starts {scoring.starts} is out of its reach.")
         self._scorer = FrameScorer(self.model, self.noise, self.schedule, self.prediction, scoring, self.device)
         self._scoring = scoring
         self.calibration = None
@@ -152,6 +155,8 @@ class Detector:
         Raises `DataError` for unusable data, `CheckpointError` if a checkpoint does not fit, `RuntimeError` if the loss diverges.
         """
         training = training or Training(max_minutes=15)
+        if training.t_max is None:
+            training = replace(training, t_max=max(self.scoring.starts))
         folder = Path(folder) if folder is not None else None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .ops import _check
 from .schedule import Schedule
 
 
@@ -18,5 +19,9 @@ def add_noise(x_0: Tensor, eps: Tensor, t: Tensor, schedule: Schedule, omega: fl
         raise ValueError(f"eps has shape {list(eps.shape)}, but {list(x_0.shape)} is needed.")
     if t.dtype != torch.int64 or t.shape != (x_0.shape[0],):
         raise ValueError(f"t must be int64 [{x_0.shape[0]}], but has dtype {t.dtype} and shape {list(t.shape)}.")
+    _check.floating("the dtype of x_0", x_0.dtype)
+    # Elsewhere the comparison would make the host wait for the device.
+    if t.device.type == "cpu" and bool(((t < 0) | (t >= schedule.steps)).any()):
+        raise ValueError(f"t must lie between 0 and {schedule.steps - 1}, but is {t.tolist()}.")
     alpha_bar = schedule.alpha_bars.to(t.device)[t].view(-1, *[1] * (x_0.ndim - 1))
     return alpha_bar.sqrt().to(x_0.dtype) * x_0 + (omega * (1 - alpha_bar).sqrt()).to(x_0.dtype) * eps

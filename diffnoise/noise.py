@@ -36,7 +36,7 @@ class Noise:
 
     `noise((B, C, H, W), t=t, seeds=seeds)` returns a tensor of that shape, float32 unless `dtype` says otherwise.
     t: int64 [B] schedule indices; seeds: int64 [B]. origins: int64 [B, 2], the (y, x) of each sample's first pixel when it is a tile of
-    an image of size `extent` = (H, W). The same address gives the same bits in any batch, order or tile.
+    an image of size `extent` = (H, W). device: that of `seeds` unless given. The same address gives the same bits in any batch, order or tile.
     """
 
     kind: ClassVar[str]
@@ -51,6 +51,7 @@ class Noise:
         seeds: Tensor,
         origins: Tensor | None = None,
         extent: tuple[int, int] | None = None,
+        device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         if len(shape) != 4:
@@ -59,6 +60,8 @@ class Noise:
             raise ValueError(f"seeds must hold one value per sample, shape [{shape[0]}], but has shape {list(seeds.shape)}.")
         if origins is None:
             origins = seeds.new_zeros((shape[0], 2))
+        if device is not None:
+            t, seeds, origins = t.to(device), seeds.to(device), origins.to(device)
         return self._make(shape, t, seeds, origins, extent or (shape[2], shape[3]), dtype)
 
     def _make(self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype) -> Tensor:
@@ -173,11 +176,14 @@ class TsimplexGaussian(Noise):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}.")
+        self._tsimplex()
+
+    def _tsimplex(self) -> Tsimplex:
+        return Tsimplex(self.octaves, self.persistence, self.frequency, normalize=self.normalize)
 
     def _make(self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        tsimplex = Tsimplex(self.octaves, self.persistence, self.frequency, normalize=self.normalize)
+        simplex = self._tsimplex()._make(shape, t, seeds, origins, extent, dtype)
         alpha = (1 - t.to(torch.float64) / self.steps).to(dtype).view(-1, 1, 1, 1)
-        simplex = tsimplex._make(shape, t, seeds, origins, extent, dtype)
         return alpha * simplex + (1 - alpha) * Gaussian()._make(shape, t, seeds, origins, extent, dtype)
 
 
@@ -215,6 +221,14 @@ class KomalTsimplex(Noise):
         return self.frequency * torch.exp(-(offsets[0] ** 2 + offsets[1] ** 2) / (2 * self.sigma**2))
 
     def _make(self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        ops._check.grid(seeds, t, origins, *shape[1:], dtype)
+        shortest = float(self.wavelength(torch.tensor(0), torch.tensor(0), extent))
+        # Beyond this the octaves' coordinates have too few digits left behind the point, and in the end they are infinite.
+        if max(extent) * 2.0 ** (self.octaves - 1) > shortest * 2.0**40:
+            raise ValueError(
+                f"The wavelength of KTs falls to {shortest:.1e} pixels in the corners of a {extent[0]} x {extent[1]} image; "
+                f"raise sigma, which is {self.sigma} patches of {self.patch} pixels."
+            )
         channel, y, x = ops.pixel_grid(origins, *shape[1:])
         f = self.wavelength(y, x, extent)
         if self.coordinates == "local":
@@ -259,6 +273,8 @@ def noise_like(
         raise ValueError(f"x must have shape [B, C, H, W], but has shape {list(x.shape)}.")
     if seeds is None:
         seeds = make_seeds(x.shape[0], seed, generator, x.device)
+    elif seed is not None or generator is not None:
+        raise ValueError("Give either seeds, or seed or generator to make them from, not both.")
     if t is None:
         t = torch.zeros_like(seeds)
     return from_config({"kind": kind})(x.shape, t=t, seeds=seeds, dtype=x.dtype)

@@ -39,11 +39,7 @@ def reverse_process(
     batch = x_t.shape[0]
     for index in timesteps:
         t = torch.full((batch,), index, dtype=torch.int64, device=x_t.device)
-        prediction, variance = denoise(model, x_t, t)
-        if not learned_variance:
-            variance = None
-        elif variance is None:
-            raise ValueError("A learned variance needs a model with twice as many output channels as x_t; this one has none.")
+        prediction, variance = denoise(model, x_t, t, learned_variance)
         if noise is not None and seeds is not None:
             z = noise(x_t.shape, t=t, seeds=seeds ^ _REVERSE_KEY, origins=origins, dtype=x_t.dtype)
             x_t = ops.reverse_step(x_t, prediction, t, table, variance=variance, noise=z, clip=clip)

@@ -30,6 +30,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.betas.ndim != 1 or len(self.betas) == 0 or not bool(((self.betas > 0) & (self.betas < 1)).all()):
             raise ValueError("betas must be a non-empty vector of numbers between 0 and 1 (both excluded).")
+        object.__setattr__(self, "betas", self.betas.to(torch.float64))
 
     @staticmethod
     def linear(start: float = 1e-4, end: float = 2e-2, steps: int = 1000) -> Schedule:

@@ -31,12 +31,12 @@ class Scoring:
     step). sampler, eta, variance: DDIM with its eta, or DDPM with "fixed_small", "fixed_large" or "learned_range". omega: factor of the
     forward noise. reverse_noise: "gaussian", or "same" as the forward noise. map: squared or absolute error, or "kl", which needs
     one model call per scale. filter: "mean" over filter_size pixels, "gaussian" with filter_sigma, or "none". top_k: the image score is the mean of so
-    many largest pixels. samples: reconstructions with different seeds that are averaged. false_alarm_rate: share of good images that
+    many largest pixels. samples: reconstructions (KL maps for "kl") with different seeds that are averaged before they are compared. false_alarm_rate: share of good images that
     the threshold may call anomalous.
     """
 
-    starts: tuple[int, ...] = (200,)
-    steps: int = 10
+    starts: tuple[int, ...] = (100, 200, 300, 400)
+    steps: int = 1
     sampler: Sampler = "ddim"
     eta: float = 0.0
     variance: Variance = "fixed_small"
@@ -48,7 +48,7 @@ class Scoring:
     filter_size: int = 5
     filter_sigma: float = 4.0
     top_k: int = 1
-    samples: int = 1
+    samples: int = 2
     false_alarm_rate: float = 0.05
     seed: int = 0
 
@@ -128,43 +128,44 @@ class FrameScorer:
         scoring = self._scoring
         x_0 = job.frame.to(self._device).unsqueeze(0)
         origins = torch.tensor([job.origin], device=self._device)
-        maps, reconstruction = [], torch.zeros_like(x_0)
+        maps = []
         for start in scoring.starts:
-            total = x_0.new_zeros((1, 1, *x_0.shape[2:]))
-            reconstruction = torch.zeros_like(x_0)
-            for sample in range(scoring.samples):
-                seeds = torch.tensor([job.seed + sample], device=self._device)
-                sample_map, sample_reconstruction = self._one_sample(x_0, start, seeds, origins)
-                total += sample_map / scoring.samples
-                reconstruction += sample_reconstruction / scoring.samples
-            maps.append(self._filter(total)[0, 0])
+            samples = [
+                self._one_sample(x_0, start, torch.tensor([job.seed + sample], device=self._device), origins)
+                for sample in range(scoring.samples)
+            ]
+            reconstruction = sum(reconstructed for reconstructed, _ in samples) / scoring.samples
+            if scoring.map == "kl":
+                anomaly_map = sum(kl for _, kl in samples) / scoring.samples
+            else:
+                error = anomaly.squared_error if scoring.map == "squared" else anomaly.absolute_error
+                anomaly_map = error(x_0, reconstruction)
+            maps.append(self._filter(anomaly_map)[0, 0])
         return FrameResult(torch.stack(maps).cpu(), reconstruction[0].cpu())
 
     def _one_sample(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor) -> tuple[Tensor, Tensor]:
+        """A reconstruction [1, C, S, S] and, for KL maps, the KL [1, 1, S, S] (zeros otherwise)."""
         scoring = self._scoring
         t = torch.full_like(seeds, start - 1)
         eps = self._noise(x_0.shape, t=t, seeds=seeds, origins=origins)
         x_t = add_noise(x_0, eps, t, self._schedule, scoring.omega)
-        table = self._tables[start]
+        learned = scoring.variance == "learned_range"
         if scoring.map == "kl":
-            prediction, variance = denoise(self._model, x_t, t)
-            if scoring.variance != "learned_range":
-                variance = None
+            prediction, variance = denoise(self._model, x_t, t, learned)
             reconstruction = ops.reverse_step(x_t, prediction, t, self._x_0_table, clip=scoring.clip)
-            return ops.kl_map(x_0, x_t, prediction, t, table, variance=variance, clip=scoring.clip), reconstruction
+            return reconstruction, ops.kl_map(x_0, x_t, prediction, t, self._tables[start], variance=variance, clip=scoring.clip)
         reconstruction = reverse_process(
             self._model,
             x_t,
             self._timesteps[start],
-            table,
+            self._tables[start],
             seeds=seeds,
             origins=origins,
             noise=self._noise if scoring.reverse_noise == "same" else None,
-            learned_variance=scoring.variance == "learned_range",
+            learned_variance=learned,
             clip=scoring.clip,
         )
-        error = anomaly.squared_error if scoring.map == "squared" else anomaly.absolute_error
-        return error(x_0, reconstruction), reconstruction
+        return reconstruction, torch.zeros(())
 
     def _filter(self, maps: Tensor) -> Tensor:
         scoring = self._scoring

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -12,16 +13,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from . import ops
-from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
 from .data import Augment
 from .forward import add_noise
-from .models import denoise
+from .models import UNet, denoise
 from .noise import Noise
 from .schedule import Prediction, Schedule
 
@@ -35,8 +35,8 @@ LOG_COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "images_per_sec
 class Training:
     """How a denoiser is trained.
 
-    max_steps, max_minutes: whichever comes first ends the training; at least one must be given. t_max: steps t are drawn below it (None:
-    the whole schedule); partial diffusion never visits steps above its starts. loss: "l2" or "l1" on the prediction; a model with
+    max_steps, max_minutes: whichever comes first ends the training; at least one must be given. t_max: steps t are drawn below it; None
+    takes the largest noise scale of the scoring, above which partial diffusion never goes. loss: "l2" or "l1" on the prediction; a model with
     learned variance adds `vlb_weight` times the variational bound in bits per dimension. The learning rate warms up over
     `warmup` steps and falls to zero along a cosine. precision: "auto" takes bfloat16 where the device has it in hardware.
     calibration_share: share of the good images that is kept out of the training for thresholds and scales. save_seconds: a checkpoint is
@@ -69,6 +69,16 @@ class Training:
             raise ValueError(f"max_minutes must be positive, not {self.max_minutes}.")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}.")
+        if self.t_max is not None and self.t_max < 1:
+            raise ValueError(f"t_max must be at least 1, not {self.t_max}.")
+        for name in ("learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
+        for name in ("weight_decay", "warmup", "vlb_weight", "save_seconds"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
+        if not 0 <= self.ema_decay <= 1:
+            raise ValueError(f"ema_decay must lie between 0 and 1, not {self.ema_decay}.")
         if self.loss not in get_args(Loss):
             raise ValueError(f'loss must be "l2" or "l1", not {self.loss!r}.')
         if self.precision not in get_args(Precision):
@@ -115,6 +125,7 @@ class Trainer:
         self.ema = AveragedModel(model, multi_avg_fn=_warming_average(training.ema_decay))
         use_bf16 = training.precision == "bf16" or (training.precision == "auto" and has_bf16(device))
         self._precision = torch.autocast(device.type, torch.bfloat16) if use_bf16 else nullcontext()
+        self._learned_variance = isinstance(model, UNet) and model.config.learn_variance
         self.step, self.seconds = 0, 0.0
 
     @property
@@ -126,7 +137,11 @@ class Trainer:
         started = time.monotonic() - self.seconds
         saved = logged = time.monotonic()
         losses: list[float] = []
-        with tqdm(total=self.training.max_steps, initial=self.step, desc="train", unit="step", disable=not progress, dynamic_ncols=True) as bar:
+        devices = [self._device] if self._device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices),
+            tqdm(total=self.training.max_steps, initial=self.step, desc="train", unit="step", disable=not progress, dynamic_ncols=True) as bar,
+        ):
             while self.progress < 1:
                 loss, gradient_norm, rate = self._one_step()
                 losses.append(loss)
@@ -160,30 +175,32 @@ class Trainer:
     def _one_step(self) -> tuple[float, float, float]:
         training = self.training
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + self.step)
+        torch.manual_seed(generator.initial_seed())  # for dropout
         x_0 = training.augment(self._batch(generator), generator).to(self._device)
         t = torch.randint(0, self._t_max, (len(x_0),), generator=generator).to(self._device)
         seeds = torch.randint(-(2**62), 2**62, (len(x_0),), generator=generator).to(self._device)
         eps = self.noise(x_0.shape, t=t, seeds=seeds)
         x_t = add_noise(x_0, eps, t, self.schedule)
         with self._precision:
-            prediction, variance = denoise(self.model, x_t.contiguous(memory_format=torch.channels_last), t)
+            x_t = x_t.contiguous(memory_format=torch.channels_last)
+            prediction, variance = denoise(self.model, x_t, t, self._learned_variance)
         prediction = prediction.float()
         difference = prediction - self._target(x_0, eps, t)
         loss = difference.square().mean() if training.loss == "l2" else difference.abs().mean()
         if variance is not None:
             bound = ops.kl_map.reference(x_0, x_t, prediction.detach(), t, self._table, variance.float(), clip=1.0)
             loss = loss + training.vlb_weight * bound.mean() / math.log(2)
-        if not bool(torch.isfinite(loss)):
-            raise RuntimeError(
-                f"The loss is {loss.item()} at step {self.step}; lower learning_rate or use precision fp32. "
-                "The last checkpoint is from before."
-            )
         rate = self._learning_rate()
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), training.gradient_clip)
+        if not bool(torch.isfinite(loss) & torch.isfinite(gradient_norm)):
+            raise RuntimeError(
+                f"The loss is {loss.item()} and the norm of its gradient {gradient_norm.item()} at step {self.step}; lower learning_rate or "
+                "use precision fp32. The last checkpoint is from before."
+            )
         self._optimizer.step()
         self.ema.update_parameters(self.model)
         return loss.item(), float(gradient_norm), rate
@@ -213,17 +230,17 @@ class Trainer:
         tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
         for index, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-        meta = {"step": self.step, "seconds": self.seconds, "training": self.training.to_dict()}
+        meta = {"step": self.step, "seconds": self.seconds, "settings": self._settings()}
         save_checkpoint(self.checkpoint_path, "training", {name: value.clone() for name, value in tensors.items()}, meta)
 
     def resume(self) -> None:
         """Continue from the checkpoint in the folder, exactly; raises `CheckpointError` if it does not fit the settings."""
         assert self.checkpoint_path is not None
         tensors, meta = load_checkpoint(self.checkpoint_path, "training")
-        now = self.training.to_dict()
+        now, before = self._settings(), meta.get("settings", {})
         # A limit may be raised; anything else would make it another training.
         limits = ("max_steps", "max_minutes", "save_seconds")
-        changed = [k for k in now if k not in limits and meta["training"].get(k) != now[k]]
+        changed = [k for k in now if k not in limits and before.get(k) != now[k]]
         if changed:
             raise CheckpointError(
                 f"{self.checkpoint_path} was trained with other settings ({', '.join(changed)}); "
@@ -233,10 +250,6 @@ class Trainer:
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = value
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in parts["optimizer"].items():
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = value
         try:
             self.model.load_state_dict(parts["model"])
             self.ema.load_state_dict(parts["ema"])
@@ -245,14 +258,38 @@ class Trainer:
                 f"{self.checkpoint_path} holds a model of another shape ({str(error).splitlines()[-1].strip()}); "
                 "resume with the same model settings, or train into another folder."
             ) from None
+        weights = self._optimizer.param_groups[0]["params"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            index, _, key = name.partition(".")
+            # The fused step walks through memory: the moments need the strides of their weight.
+            same_strides = value if key == "step" else torch.empty_like(weights[int(index)]).copy_(value)
+            state.setdefault(int(index), {})[key] = same_strides
         self._optimizer.load_state_dict({"state": state, "param_groups": self._optimizer.state_dict()["param_groups"]})
         self.step, self.seconds = meta["step"], meta["seconds"]
+        if self._log_path is not None and self._log_path.exists():
+            rows = self._log_path.read_bytes().splitlines(keepends=True)
+            kept = [row for row in rows if not (step := row.partition(b",")[0]).isdigit() or int(step) <= self.step]
+            write_atomically(self._log_path, b"".join(kept))
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be the same for a training to continue."""
+        return self.training.to_dict() | {
+            "noise": self.noise.to_config(),
+            "schedule": hashlib.sha256(self.schedule.betas.numpy().tobytes()).hexdigest(),
+            "prediction": self.prediction,
+            "frame size": self._size,
+            "number of images": len(self._frames),
+        }
+
+    @property
+    def _log_path(self) -> Path | None:
+        return self._folder and self._folder / "train.csv"
 
     def _log(self, loss: float, gradient_norm: float, rate: float, images_per_second: float) -> None:
-        if self._folder is None:
+        if self._log_path is None:
             return
-        path = self._folder / "train.csv"
-        with path.open("a", newline="") as file:
+        with self._log_path.open("a", newline="") as file:
             writer = csv.writer(file)
             if file.tell() == 0:
                 writer.writerow(LOG_COLUMNS)

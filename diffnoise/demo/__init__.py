@@ -1,5 +1,10 @@
-"""A small anomaly detection data set made from three CC0 photographs."""
+"""A small anomaly detection data set made from three CC0 photographs, and a detector trained on it."""
 
-from diffnoise.demo.defects import DEFECTS, build, draw
+from pathlib import Path
 
-__all__ = ["DEFECTS", "build", "draw"]
+from .defects import DEFECTS as DEFECTS
+from .defects import build as build
+from .defects import draw as draw
+
+DETECTOR = Path(__file__).parent / "detector"
+"""Folder of the pretrained detector; `python -m diffnoise.demo.train` makes it anew."""

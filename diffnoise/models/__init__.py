@@ -13,19 +13,22 @@ from .unet import UNetConfig as UNetConfig
 Denoiser = Callable[[Tensor, Tensor], Any]
 
 
-def denoise(model: Denoiser, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The model's prediction and, where it has twice the channels of x_t, its variance output v: both [B, C, H, W].
+def denoise(model: Denoiser, x_t: Tensor, t: Tensor, learned_variance: bool = False) -> tuple[Tensor, Tensor | None]:
+    """The model's prediction and, if `learned_variance`, its variance output v: both [B, C, H, W].
 
-    Takes diffusers' models (output in `.sample`) as well as plain ones. Raises `ValueError` for any other shape.
+    Takes diffusers' models (output in `.sample`) as well as plain ones; they return C channels, or 2C whose second half is v. Raises
+    `ValueError` for any other shape, or if a variance is wanted and there is none.
     """
     output = model(x_t, t)
     output = getattr(output, "sample", output)
     if not isinstance(output, Tensor):
         raise ValueError(f"The model must return a tensor, or an object whose `sample` is one, not {type(output).__name__}.")
     batch, channels, *size = x_t.shape
-    if output.shape == x_t.shape:
-        return output, None
     if list(output.shape) == [batch, 2 * channels, *size]:
         prediction, variance = output.chunk(2, 1)
-        return prediction, variance
+        return prediction, variance if learned_variance else None
+    if output.shape == x_t.shape:
+        if learned_variance:
+            raise ValueError("A learned variance needs a model with twice as many output channels as x_t; this one has none.")
+        return output, None
     raise ValueError(f"The model returned shape {list(output.shape)} for an input of shape {list(x_t.shape)}.")

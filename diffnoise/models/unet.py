@@ -24,14 +24,14 @@ class UNetConfig:
     """
 
     image_channels: int = 1
-    channels: int = 32
-    channel_mult: tuple[int, ...] = (1, 2, 2, 4)
+    channels: int = 64
+    channel_mult: tuple[int, ...] = (1, 2, 4)
     res_blocks: int = 1
     attention_levels: tuple[int, ...] = ()
     head_channels: int = 32
-    norm_groups: int = 32
+    norm_groups: int = 16
     dropout: float = 0.0
-    patch_size: int = 1
+    patch_size: int = 4
     learn_variance: bool = False
 
     def __post_init__(self) -> None:
@@ -41,6 +41,8 @@ class UNetConfig:
         for name in ("image_channels", "channels", "res_blocks", "head_channels", "norm_groups", "patch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if self.channels % 2:
+            raise ValueError(f"channels must be even, since the time embedding is half cosines and half sines, but is {self.channels}.")
         if not self.channel_mult or min(self.channel_mult) < 1:
             raise ValueError(f"channel_mult must hold positive integers, but is {self.channel_mult}.")
         if any(not 0 <= level < len(self.channel_mult) for level in self.attention_levels):
