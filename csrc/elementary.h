@@ -1,7 +1,7 @@
 #pragma once
 
 // log, exp, sine and cosine without branches or tables, so that loops over them vectorise and every instruction set gives
-// the same bits. Polynomials in float: Cephes (S. Moshier). In double: the C library.
+// the same bits. Polynomials: Cephes (S. Moshier), Taylor for exp in double. The rest in double: the C library.
 
 #include <bit>
 #include <cmath>
@@ -74,7 +74,20 @@ DN_HD float exponential(float x) {
     const auto power = [](std::int32_t k) { return std::bit_cast<float>((k + 127) << 23); };
     return p * power(half) * power(exponent - half);
 }
-DN_HD double exponential(double x) { return std::exp(x); }
+DN_HD double exponential(double x) {
+    x = x < -746.0 ? -746.0 : x;
+    x = x > 710.0 ? 710.0 : x;
+    constexpr double shifter = 6755399441055744.0;
+    const double shifted = x * 1.4426950408889634 + shifter;
+    const double n = shifted - shifter;
+    const double r = (x - n * 6.93145751953125e-1) - n * 1.42860682030941723212e-6;
+    const double p = polynomial(r, 1 / 6227020800.0, 1 / 479001600.0, 1 / 39916800.0, 1 / 3628800.0, 1 / 362880.0,
+                                1 / 40320.0, 1 / 5040.0, 1 / 720.0, 1 / 120.0, 1 / 24.0, 1 / 6.0, 0.5) * r * r + r + 1.0;
+    const std::int64_t exponent = std::bit_cast<std::int64_t>(shifted) - std::bit_cast<std::int64_t>(shifter);
+    const std::int64_t half = exponent >> 1;
+    const auto power = [](std::int64_t k) { return std::bit_cast<double>((k + 1023) << 52); };
+    return p * power(half) * power(exponent - half);
+}
 
 // e^x - 1 - x, accurate near 0.
 DN_HD float exponential_tail(float x) {

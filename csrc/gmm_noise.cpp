@@ -8,6 +8,8 @@
 namespace diffnoise {
 namespace {
 
+constexpr int64_t kRows = 4;  // of the product at a time
+
 struct Mixture {
     int64_t full_height, full_width, components;
     double sigma_low, sigma_high;
@@ -18,20 +20,32 @@ struct Mixture {
     }
 };
 
-// Profiles of all components along x or y, [length, K], and of y with the weights.
-std::vector<double> profiles(const std::vector<Component>& components, const Mixture& mixture, bool along_x,
-                             int64_t start, int64_t length) {
-    const double extent = static_cast<double>(along_x ? mixture.full_width : mixture.full_height);
-    std::vector<double> values(length * components.size());
+// All components along one axis, in pixels.
+struct Axis {
+    std::vector<double> mu, inverse_sigma, factor;
+
+    void add(double mean, double sigma, double weight) {
+        mu.push_back(mean);
+        inverse_sigma.push_back(1 / sigma);
+        factor.push_back(weight * kInverseRootTwoPi / sigma);
+    }
+};
+
+DN_CLONES void fill_profiles(const double* mu, const double* inverse_sigma, const double* factor, int64_t count,
+                             int64_t start, int64_t length, double* values) {
     for (int64_t i = 0; i < length; ++i) {
-        for (size_t k = 0; k < components.size(); ++k) {
-            const Component& c = components[k];
-            const double position = static_cast<double>(start + i);
-            values[i * components.size() + k] =
-                along_x ? density(position, c.mu_x * extent, mixture.sigma(c.sigma_x))
-                        : c.weight * density(position, c.mu_y * extent, mixture.sigma(c.sigma_y));
+        const double position = static_cast<double>(start + i);
+        for (int64_t k = 0; k < count; ++k) {
+            values[i * count + k] = bump(position, mu[k], inverse_sigma[k], factor[k]);
         }
     }
+}
+
+// Profiles of all components at start .. start + length - 1, [length, K].
+std::vector<double> profiles(const Axis& axis, int64_t start, int64_t length) {
+    const int64_t count = static_cast<int64_t>(axis.mu.size());
+    std::vector<double> values(length * count);
+    fill_profiles(axis.mu.data(), axis.inverse_sigma.data(), axis.factor.data(), count, start, length, values.data());
     return values;
 }
 
@@ -61,12 +75,19 @@ void standard_scale(const std::vector<double>& full_x, const std::vector<double>
     inverse_deviation = variance > 1e-12 * (square / area) ? 1 / std::sqrt(variance) : 0;
 }
 
-// One row of the map: out[x] = offset + sum over k of y[k] x[k, .].
+// Rows of the map: out[j, i] = offset + sum over k of y[j, k] x[k, i], a register's worth of i at a time.
 template <class T>
-DN_CLONES void mix_row(const T* y, const T* x, T offset, int64_t count, int64_t width, T* out) {
-    for (int64_t i = 0; i < width; ++i) out[i] = offset;
-    for (int64_t k = 0; k < count; ++k) {
-        for (int64_t i = 0; i < width; ++i) out[i] += y[k] * x[k * width + i];
+DN_CLONES void mix_rows(const T* y, const T* x, T offset, int64_t count, int64_t stride, T* out) {
+    constexpr int64_t length = 64 / sizeof(T);
+    typedef T Vector __attribute__((vector_size(64), may_alias, aligned(sizeof(T))));
+    for (int64_t i = 0; i < stride; i += length) {
+        Vector sum[kRows];
+        for (auto& row : sum) row = Vector{} + offset;
+        for (int64_t k = 0; k < count; ++k) {
+            const Vector column = *reinterpret_cast<const Vector*>(x + k * stride + i);
+            for (int64_t j = 0; j < kRows; ++j) sum[j] += y[j * count + k] * column;
+        }
+        for (int64_t j = 0; j < kRows; ++j) *reinterpret_cast<Vector*>(out + j * stride + i) = sum[j];
     }
 }
 
@@ -75,33 +96,39 @@ void gmm_noise_kernel(const Grid& grid, const Mixture& mixture, Out* out) {
     using T = compute_t<Out>;
     const int64_t count = mixture.components, height = grid.height, width = grid.width;
     parallel_for(0, grid.batch * grid.channels, 1, [&](int64_t begin, int64_t end) {
-        std::vector<Component> components(count);
-        std::vector<T> x(count * width), y(count), row(width);
+        constexpr int64_t length = 64 / sizeof(T);
+        const int64_t stride = (width + length - 1) / length * length;
+        std::vector<T> x(count * stride), y(kRows * count), rows(kRows * stride);
         for (int64_t map = begin; map < end; ++map) {
             const int64_t sample = map / grid.channels;
+            Axis along_x, along_y;
             for (int64_t k = 0; k < count; ++k) {
-                components[k] = make_component(grid.seeds[sample], grid.t[sample], map % grid.channels,
-                                               static_cast<uint32_t>(k), mixture.is_signed);
+                const Component c = make_component(grid.seeds[sample], grid.t[sample], map % grid.channels,
+                                                   static_cast<uint32_t>(k), mixture.is_signed);
+                along_x.add(c.mu_x * static_cast<double>(mixture.full_width), mixture.sigma(c.sigma_x), 1);
+                along_y.add(c.mu_y * static_cast<double>(mixture.full_height), mixture.sigma(c.sigma_y), c.weight);
             }
             const int64_t y_0 = grid.origins[2 * sample], x_0 = grid.origins[2 * sample + 1];
-            const std::vector<double> x_profiles = profiles(components, mixture, true, x_0, width);
-            const std::vector<double> y_profiles = profiles(components, mixture, false, y_0, height);
+            const std::vector<double> x_profiles = profiles(along_x, x_0, width);
+            const std::vector<double> y_profiles = profiles(along_y, y_0, height);
             double mean = 0, scale = 1;
             if (mixture.standardize) {
                 const bool whole_x = x_0 == 0 && width == mixture.full_width;
                 const bool whole_y = y_0 == 0 && height == mixture.full_height;
-                standard_scale(whole_x ? x_profiles : profiles(components, mixture, true, 0, mixture.full_width),
-                               whole_y ? y_profiles : profiles(components, mixture, false, 0, mixture.full_height),
-                               mixture, mean, scale);
+                standard_scale(whole_x ? x_profiles : profiles(along_x, 0, mixture.full_width),
+                               whole_y ? y_profiles : profiles(along_y, 0, mixture.full_height), mixture, mean, scale);
             }
             for (int64_t k = 0; k < count; ++k) {
-                for (int64_t i = 0; i < width; ++i) x[k * width + i] = static_cast<T>(x_profiles[i * count + k]);
+                for (int64_t i = 0; i < width; ++i) x[k * stride + i] = static_cast<T>(x_profiles[i * count + k]);
             }
-            for (int64_t j = 0; j < height; ++j) {
-                for (int64_t k = 0; k < count; ++k) y[k] = static_cast<T>(scale * y_profiles[j * count + k]);
-                mix_row(y.data(), x.data(), static_cast<T>(-mean * scale), count, width, row.data());
-                Out* to = out + (map * height + j) * width;
-                for (int64_t i = 0; i < width; ++i) to[i] = static_cast<Out>(row[i]);
+            for (int64_t top = 0; top < height; top += kRows) {
+                const int64_t here = std::min(kRows, height - top);
+                for (int64_t i = 0; i < here * count; ++i) y[i] = static_cast<T>(scale * y_profiles[top * count + i]);
+                mix_rows(y.data(), x.data(), static_cast<T>(-mean * scale), count, stride, rows.data());
+                for (int64_t j = 0; j < here; ++j) {
+                    Out* to = out + (map * height + top + j) * width;
+                    for (int64_t i = 0; i < width; ++i) to[i] = static_cast<Out>(rows[j * stride + i]);
+                }
             }
         }
     });

@@ -7,11 +7,11 @@
 
 namespace diffnoise {
 
-// mu, sigma: uniform in [0, 1), still to be scaled.
 struct Component {
     double mu_x, mu_y, sigma_x, sigma_y, weight;
 };
 
+// mu and sigma are uniform in [0, 1), still to be scaled.
 DN_HD Component make_component(std::int64_t seed, std::int64_t t, std::int64_t channel, std::uint32_t k, bool is_signed) {
     const Address address(seed, t, channel, k, kStreamMixture);
     const Words place = address(0);
@@ -20,10 +20,11 @@ DN_HD Component make_component(std::int64_t seed, std::int64_t t, std::int64_t c
             is_signed ? 2 * weight - 1 : weight};
 }
 
-// The density N(position; mu, sigma), all in pixels.
-DN_HD double density(double position, double mu, double sigma) {
-    const double z = (position - mu) / sigma;
-    return std::exp(-0.5 * z * z) / (sigma * 2.5066282746310002);
+// factor * exp(-((position - mu) / sigma)^2 / 2); the factor of a density is weight / (sigma sqrt(2 pi)).
+DN_HD double bump(double position, double mu, double inverse_sigma, double factor) {
+    const double z = (position - mu) * inverse_sigma;
+    return factor * exponential(-0.5 * (z * z));
 }
+constexpr double kInverseRootTwoPi = 0.3989422804014327;
 
 }  // namespace diffnoise

@@ -94,7 +94,7 @@ DN_CLONES void add_small_vertices(const Vertex* vertices, int64_t count, double 
         const double x = std::ceil((vertex.x - reach) * wavelength), y = std::ceil((vertex.y - reach) * wavelength);
         const int64_t column = static_cast<int64_t>(x - tile_x), row = static_cast<int64_t>(y - tile_y);
         if (column <= -length || column >= tile.columns()) continue;
-        const int64_t height = static_cast<int64_t>(std::floor((vertex.y + reach) * wavelength) - y) + 1;
+        const int64_t height = 1 + static_cast<int64_t>(std::floor((vertex.y + reach) * wavelength) - y);
         const Vector dx = static_cast<T>(x * step - vertex.x) + steps, dy = static_cast<T>(y * step - vertex.y) + steps;
         const Vector g_dx = static_cast<T>(vertex.g_x) * dx;
         *reinterpret_cast<Vector*>(left) = static_cast<T>(vertex.left) - dy * dy;
@@ -133,7 +133,7 @@ void add_octave(const double* constant, double wavelength, double amplitude, con
 
 // An octave whose lattice is finer than the pixels: point by point.
 template <int D, class T>
-void add_fine_octave(const double* constant, double wavelength, double amplitude, const uint8_t* permutation,
+DN_CLONES void add_fine_octave(const double* constant, double wavelength, double amplitude, const uint8_t* permutation,
                      const Tile<T>& tile) {
     double p[4];
     for (int axis = 2; axis < D; ++axis) p[axis] = constant[axis - 2] / wavelength;
@@ -210,6 +210,17 @@ Tensor simplex_noise(Tensor seeds, Tensor t, Tensor origins, int64_t channels, i
     STD_TORCH_CHECK(wavelength > 0, "wavelength must be positive.");
     Tensor out = empty({grid.batch, channels, height, width}, dtype, seeds);
     if (grid.empty()) return out;
+    // Beyond this the lattice's indices are no longer exact in double, and the walk over them need not end.
+    const double largest = std::ldexp(wavelength, 50 - static_cast<int>(std::min<int64_t>(octaves, 2000)));
+    const auto check = [&](const char* name, int64_t low, int64_t length) {
+        const double far = std::max(-static_cast<double>(low), static_cast<double>(low) + static_cast<double>(length));
+        STD_TORCH_CHECK(far < largest, name, " reaches ", far, ", too far for the lattice of the finest octave.");
+    };
+    for (int64_t i = 0; i < grid.batch; ++i) {
+        if (dims > 2) check("t", grid.t[i], 0);
+        check("y", grid.origins[2 * i], height);
+        check("x", grid.origins[2 * i + 1], width);
+    }
     const Fractal fractal{octaves, persistence, wavelength, gain};
     dispatch_floating(dtype, [&](auto zero) {
         auto* data = static_cast<decltype(zero)*>(out.mutable_data_ptr());

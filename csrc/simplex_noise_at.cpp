@@ -13,7 +13,7 @@ struct Fractal {
 };
 
 template <int D>
-double fractal_sum(const double* point, const uint8_t* permutation, const Fractal& fractal) {
+DN_CLONES double fractal_sum(const double* point, const uint8_t* permutation, const Fractal& fractal) {
     double total = 0, amplitude = fractal.gain, scale = 1, p[D];
     for (int64_t octave = 0; octave < fractal.octaves; ++octave) {
         for (int axis = 0; axis < D; ++axis) p[axis] = point[axis] * scale;

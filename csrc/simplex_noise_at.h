@@ -34,40 +34,64 @@ constexpr auto& offsets() {
     else return kOffsets4;
 }
 
+// The same as numbers: the lattice points around a cell's base point, by index and by position.
+template <int D>
+struct Neighbours {
+    static constexpr int count = sizeof(offsets<D>()) / sizeof(std::uint16_t);
+    int index[count][D];
+    double position[D][count];
+
+    constexpr Neighbours() : index(), position() {
+        for (int n = 0; n < count; ++n) {
+            int sum = 0;
+            for (int axis = 0; axis < D; ++axis) {
+                index[n][axis] = ((offsets<D>()[n] >> (4 * (D - 1 - axis))) & 15) - 2;
+                sum += index[n][axis];
+            }
+            for (int axis = 0; axis < D; ++axis) position[axis][n] = index[n][axis] + Lattice<D>::squish * sum;
+        }
+    }
+};
+template <int D>
+constexpr Neighbours<D> kNeighbours;
+
 // One octave at a point: the sum over all lattice points with r^2 < 2.
 template <int D>
 DN_HD double lattice_sum(const double* p, const std::uint8_t* permutation) {
-    constexpr double squish = Lattice<D>::squish;
-    double sum = 0;
+    constexpr const Neighbours<D>& near = kNeighbours<D>;
+    double sum = 0, base_sum = 0, from_base[D];
+    std::int64_t base[D];
     for (int axis = 0; axis < D; ++axis) sum += p[axis];
-    std::int64_t base[D], base_sum = 0;
-    double from_base[D];
     for (int axis = 0; axis < D; ++axis) {
         const double cell = std::floor(p[axis] + sum * Lattice<D>::stretch);
         base[axis] = static_cast<std::int64_t>(cell);
-        base_sum += base[axis];
+        base_sum += cell;
+        from_base[axis] = p[axis] - cell;
     }
-    for (int axis = 0; axis < D; ++axis) {
-        from_base[axis] = p[axis] - static_cast<double>(base[axis]) - squish * static_cast<double>(base_sum);
+    for (int axis = 0; axis < D; ++axis) from_base[axis] -= Lattice<D>::squish * base_sum;
+
+    double left[near.count];
+    for (int n = 0; n < near.count; ++n) {
+        left[n] = kRadiusSquared;
+        for (int axis = 0; axis < D; ++axis) {
+            const double d = from_base[axis] - near.position[axis][n];
+            left[n] -= d * d;
+        }
+    }
+    int reached[near.count], reached_count = 0;
+    for (int n = 0; n < near.count; ++n) {
+        reached[reached_count] = n;
+        reached_count += !(left[n] <= 0);  // a NaN must stay in
     }
     double total = 0;
-    for (const unsigned code : offsets<D>()) {
+    for (int i = 0; i < reached_count; ++i) {
+        const int n = reached[i];
         std::int64_t v[D];
-        double d[D], offset_sum = 0, left = kRadiusSquared;
-        for (int axis = 0; axis < D; ++axis) {
-            v[axis] = static_cast<int>((code >> (4 * (D - 1 - axis))) & 15) - 2;
-            offset_sum += static_cast<double>(v[axis]);
-        }
-        for (int axis = 0; axis < D; ++axis) {
-            d[axis] = from_base[axis] - static_cast<double>(v[axis]) - squish * offset_sum;
-            left -= d[axis] * d[axis];
-        }
-        if (left <= 0) continue;
-        for (int axis = 0; axis < D; ++axis) v[axis] += base[axis];
-        const int index = gradient_index<D>(permutation, v);
+        for (int axis = 0; axis < D; ++axis) v[axis] = base[axis] + near.index[n][axis];
+        const double* gradient = kGradients<D>.component[gradient_index<D>(permutation, v)];
         double product = 0;
-        for (int axis = 0; axis < D; ++axis) product += gradient_component<D>(index, axis) * d[axis];
-        total += (left * left) * (left * left) * product;
+        for (int axis = 0; axis < D; ++axis) product += gradient[axis] * (from_base[axis] - near.position[axis][n]);
+        total += (left[n] * left[n]) * (left[n] * left[n]) * product;
     }
     return total / Lattice<D>::norm;
 }

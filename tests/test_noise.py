@@ -165,7 +165,6 @@ def test_the_sum_takes_in_every_lattice_point_in_reach(dims):
         (Simplex(6, 0.8, 64), 0.505),
         (Tsimplex(6, 0.8, 64), 0.396),
         (Tsimplex(6, 0.9, 64), 0.480),
-        (Tsimplex(10, 0.8, 128), 0.397),
     ),
 )
 def test_deviation_is_that_of_the_papers_code(model, deviation):
@@ -188,8 +187,8 @@ def test_unit_variance(model):
     noise = model((200, 1, 64, 64), t=place * 5, seeds=place, origins=origins)
     assert float(noise.std()) == pytest.approx(1, abs=0.05)
     plain = type(model)(model.octaves, model.persistence, model.frequency, model.dims)
-    ratio = noise / plain((200, 1, 64, 64), t=place * 5, seeds=place, origins=origins)
-    torch.testing.assert_close(ratio.nan_to_num(model.gain), torch.full_like(ratio, model.gain), rtol=1e-4, atol=0)
+    raw = plain((200, 1, 64, 64), t=place * 5, seeds=place, origins=origins)
+    torch.testing.assert_close(noise, raw * ((noise * raw).sum() / raw.square().sum()), rtol=1e-4, atol=1e-5)
 
 
 # KTs.
@@ -239,8 +238,8 @@ def test_kts_refuses_wavelengths_that_floating_point_cannot_resolve():
     for model in (KomalTsimplex(patch=1), KomalTsimplex(patch=16, sigma=0.5)):
         with pytest.raises(ValueError, match="wavelength of KTs falls to .* in the corners of a 224 x 224 image; raise sigma"):
             one(model, 3, 10, 1, 224, 224)
-    assert np.isfinite(one(KomalTsimplex(patch=1, sigma=56.0), 3, 10, 1, 224, 224)).all()
-    assert np.isfinite(one(KomalTsimplex(), 3, 10, 1, 1024, 64)).all()
+    assert np.isfinite(one(KomalTsimplex(4, patch=1, sigma=28.0), 3, 10, 1, 112, 112)).all()
+    assert np.isfinite(one(KomalTsimplex(4), 3, 10, 1, 1024, 8)).all()
 
 
 # Gaussian, mixture and Tsg.
@@ -329,17 +328,18 @@ def test_simplex_channels_are_independent(model):
 
 
 def test_tsimplex_channels_and_steps_are_neighbours():
-    """One lattice for all channels and steps, which lie 1 / wavelength apart: so they correlate, less with the distance."""
-    seeds = torch.arange(60).repeat_interleave(3)
-    noise = Tsimplex(6, 0.8, 64)((180, 3, 64, 64), t=torch.tensor([100, 101, 164]).repeat(60), seeds=seeds).double().unflatten(0, (60, 3))
+    """One lattice for all channels and steps, 1 / wavelength apart: the correlations within an image measured on the papers' code."""
+    steps = torch.tensor([100, 101, 102, 104, 108, 116, 132, 164])
+    seeds = torch.arange(60).repeat_interleave(8)
+    noise = Tsimplex(6, 0.9, 64)((480, 3, 96, 96), t=steps.repeat(60), seeds=seeds).double().unflatten(0, (60, 8)).flatten(3)
 
     def correlation(a: Tensor, b: Tensor) -> float:
-        return float((a * b).mean() / (a.square().mean() * b.square().mean()).sqrt())
+        return float(torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(a, b, strict=True)]).mean())
 
-    assert correlation(noise[:, 0, 0], noise[:, 0, 1]) == pytest.approx(0.926, abs=0.02)
-    assert correlation(noise[:, 0, 0], noise[:, 0, 2]) == pytest.approx(0.808, abs=0.03)
-    assert correlation(noise[:, 0, 0], noise[:, 1, 0]) == pytest.approx(0.927, abs=0.02)
-    assert correlation(noise[:, 0, 0], noise[:, 2, 0]) == pytest.approx(0.03, abs=0.06)
+    assert correlation(noise[:, 0, 0], noise[:, 0, 1]) == pytest.approx(0.926, abs=0.012)
+    assert correlation(noise[:, 0, 0], noise[:, 0, 2]) == pytest.approx(0.808, abs=0.02)
+    by_distance = [correlation(noise[:, 0, 0], noise[:, k, 0]) for k in range(1, 8)]
+    assert by_distance == pytest.approx([0.927, 0.81, 0.67, 0.51, 0.33, 0.14, 0.03], abs=0.06)
 
 
 @pytest.mark.parametrize(("height", "width"), ((40, 40), (24, 56)))
@@ -352,8 +352,8 @@ def test_mixture_is_that_of_scipy(signed, height, width):
     for channel in (0, 1):
         field = np.zeros((height, width))
         for i in range(7):
-            mu_x, mu_y, sigma_x, sigma_y = map(uniform, words(seed, t, channel, 0, i, 2))
-            weight = uniform(words(seed, t, channel, 1, i, 2)[0])
+            mu_x, mu_y, sigma_x, sigma_y = map(uniform, words(seed, t, channel, i, 0, 2))
+            weight = uniform(words(seed, t, channel, i, 1, 2)[0])
             if signed:
                 weight = 2 * weight - 1
             sigma = [(0.02 + 0.18 * u) * side for u in (sigma_x, sigma_y)]

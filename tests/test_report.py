@@ -57,7 +57,7 @@ def labelled(n=60):
 
 def test_every_row_is_there_by_falling_score(report):
     labels, scores = labelled()
-    page = report(Row(f"{i}.png", float(s), int(s > 0.5), int(y)) for i, (y, s) in enumerate(zip(labels, scores)))
+    page = report(Row(f"{i}.png", float(s), int(s > 0.5), int(y)) for i, (y, s) in enumerate(zip(labels, scores, strict=True)))
     shown = [float(row["data-score"]) for row in page.rows]
     assert shown == sorted(scores, reverse=True)
     assert {row["data-name"] for row in page.rows} == {f"/{i}.png" for i in range(60)}
@@ -155,7 +155,7 @@ def test_roc_is_that_of_sklearn(report):
     expected_false, expected_true, _ = roc_curve(labels, scores, drop_intermediate=False)
     np.testing.assert_allclose(false, expected_false)
     np.testing.assert_allclose(true, expected_true)
-    page = report(Row("a", float(s), int(s > 0.5), int(y)) for y, s in zip(labels, scores))
+    page = report(Row("a", float(s), int(s > 0.5), int(y)) for y, s in zip(labels, scores, strict=True))
     drawn = next(attrs["points"] for tag, attrs in page.tags if tag == "polyline")
     points = np.array([point.split(",") for point in drawn.split()], float)
     np.testing.assert_allclose(points, np.stack([expected_false * 200, 200 - expected_true * 200], 1), atol=0.006)
@@ -165,7 +165,7 @@ def test_roc_is_that_of_sklearn(report):
 def test_histogram_counts_every_score(report):
     labels, scores = labelled()
     truth = [int(y) if i % 3 else None for i, y in enumerate(labels)]
-    page = report(Row("a", float(s), gt_label=y) for y, s in zip(truth, scores))
+    page = report(Row("a", float(s), gt_label=y) for y, s in zip(truth, scores, strict=True))
     drawn = dict.fromkeys(("good", "anomalous", "unknown"), 0)
     for count, kind in re.findall(r"(\d+) (good|anomalous|unknown), [\d.]+ to", page.text):
         drawn[kind] += int(count)
