@@ -49,11 +49,11 @@ std::vector<double> profiles(const Axis& axis, int64_t start, int64_t length) {
     return values;
 }
 
-// gram[k, l] = sum over positions of p[., k] p[., l]; total[k] = sum of p[., k].
+// gram[k, l] = sum over positions of p[., k] p[., l] for l >= k; total[k] = sum of p[., k].
 DN_CLONES void moments(const double* p, int64_t length, int64_t count, double* gram, double* total) {
     for (int64_t i = 0; i < length; ++i) {
         for (int64_t k = 0; k < count; ++k) {
-            for (int64_t l = 0; l < count; ++l) gram[k * count + l] += p[i * count + k] * p[i * count + l];
+            for (int64_t l = k; l < count; ++l) gram[k * count + l] += p[i * count + k] * p[i * count + l];
             total[k] += p[i * count + k];
         }
     }
@@ -69,7 +69,10 @@ void standard_scale(const std::vector<double>& full_x, const std::vector<double>
     const double area = static_cast<double>(mixture.full_height) * static_cast<double>(mixture.full_width);
     double sum = 0, square = 0;
     for (int64_t k = 0; k < count; ++k) sum += total_x[k] * total_y[k];
-    for (int64_t k = 0; k < count * count; ++k) square += gram_x[k] * gram_y[k];
+    for (int64_t k = 0; k < count; ++k) {
+        square += gram_x[k * count + k] * gram_y[k * count + k];
+        for (int64_t l = k + 1; l < count; ++l) square += 2 * gram_x[k * count + l] * gram_y[k * count + l];
+    }
     mean = sum / area;
     const double variance = square / area - mean * mean;
     inverse_deviation = variance > 1e-12 * (square / area) ? 1 / std::sqrt(variance) : 0;
@@ -81,13 +84,19 @@ DN_CLONES void mix_rows(const T* y, const T* x, T offset, int64_t count, int64_t
     constexpr int64_t length = 64 / sizeof(T);
     typedef T Vector __attribute__((vector_size(64), may_alias, aligned(sizeof(T))));
     for (int64_t i = 0; i < stride; i += length) {
-        Vector sum[kRows];
-        for (auto& row : sum) row = Vector{} + offset;
+        // Four named sums, because an array of them would live in memory.
+        Vector sum_0 = Vector{} + offset, sum_1 = sum_0, sum_2 = sum_0, sum_3 = sum_0;
         for (int64_t k = 0; k < count; ++k) {
             const Vector column = *reinterpret_cast<const Vector*>(x + k * stride + i);
-            for (int64_t j = 0; j < kRows; ++j) sum[j] += y[j * count + k] * column;
+            sum_0 += y[k] * column;
+            sum_1 += y[count + k] * column;
+            sum_2 += y[2 * count + k] * column;
+            sum_3 += y[3 * count + k] * column;
         }
-        for (int64_t j = 0; j < kRows; ++j) *reinterpret_cast<Vector*>(out + j * stride + i) = sum[j];
+        *reinterpret_cast<Vector*>(out + i) = sum_0;
+        *reinterpret_cast<Vector*>(out + stride + i) = sum_1;
+        *reinterpret_cast<Vector*>(out + 2 * stride + i) = sum_2;
+        *reinterpret_cast<Vector*>(out + 3 * stride + i) = sum_3;
     }
 }
 
@@ -119,11 +128,14 @@ void gmm_noise_kernel(const Grid& grid, const Mixture& mixture, Out* out) {
                                whole_y ? y_profiles : profiles(along_y, 0, mixture.full_height), mixture, mean, scale);
             }
             for (int64_t k = 0; k < count; ++k) {
-                for (int64_t i = 0; i < width; ++i) x[k * stride + i] = static_cast<T>(x_profiles[i * count + k]);
+                for (int64_t i = 0; i < width; ++i) x[k * stride + i] = narrow<T>(x_profiles[i * count + k], along_x.factor[k]);
             }
             for (int64_t top = 0; top < height; top += kRows) {
                 const int64_t here = std::min(kRows, height - top);
-                for (int64_t i = 0; i < here * count; ++i) y[i] = static_cast<T>(scale * y_profiles[top * count + i]);
+                for (int64_t i = 0; i < here * count; ++i) {
+                    const double factor = scale * along_y.factor[i % count];
+                    y[i] = narrow<T>(scale * y_profiles[top * count + i], factor);
+                }
                 mix_rows(y.data(), x.data(), static_cast<T>(-mean * scale), count, stride, rows.data());
                 for (int64_t j = 0; j < here; ++j) {
                     Out* to = out + (map * height + top + j) * width;

@@ -20,11 +20,22 @@ DN_HD Component make_component(std::int64_t seed, std::int64_t t, std::int64_t c
             is_signed ? 2 * weight - 1 : weight};
 }
 
+// Below e^-300 of its peak a bump is 0: squares of smaller numbers are denormal, and those are slow.
+constexpr double kLowestExponent = -300;
+
 // factor * exp(-((position - mu) / sigma)^2 / 2); the factor of a density is weight / (sigma sqrt(2 pi)).
 DN_HD double bump(double position, double mu, double inverse_sigma, double factor) {
     const double z = (position - mu) * inverse_sigma;
-    return factor * exponential(-0.5 * (z * z));
+    const double exponent = -0.5 * (z * z);
+    return exponent < kLowestExponent ? 0 : factor * exponential(exponent);
 }
+
+// A profile's value for the product of profiles. What is 1e-18 of the peak cannot show in it, but would make denormals.
+template <class T>
+DN_HD T narrow(double value, double factor) {
+    return std::fabs(value) < 1e-18 * std::fabs(factor) ? T(0) : static_cast<T>(value);
+}
+
 constexpr double kInverseRootTwoPi = 0.3989422804014327;
 
 }  // namespace diffnoise

@@ -22,7 +22,7 @@ def absolute_error(x_0: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def mean_filter(maps: Tensor, size: int) -> Tensor:
-    """Mean over size x size pixels with reflected borders, [B, 1, H, W]. `size` must be odd and below twice the image's sides."""
+    """Mean over size x size pixels with reflected borders, [B, 1, H, W]. `size` must be odd."""
     if size < 1 or size % 2 == 0:
         raise ValueError(f"The size of a mean filter must be odd and positive, but is {size}.")
     if size == 1:
@@ -72,7 +72,8 @@ def image_score(anomaly_map: Tensor, top_k: int = 1) -> Tensor:
     flat = anomaly_map.flatten(1)
     if not 1 <= top_k <= flat.shape[1]:
         raise ValueError(f"top_k must lie between 1 and the {flat.shape[1]} pixels of the map, but is {top_k}.")
-    scores = flat.topk(top_k, dim=1).values.mean(1)
+    # A sum of many values has other last bits for other thread counts; the cumulative one is taken in order.
+    scores = flat.topk(top_k, dim=1).values.cumsum(1)[:, -1] / top_k
     return torch.where(flat.isnan().any(1), torch.nan, scores)
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -162,26 +163,25 @@ def _evaluate(detector: Detector, samples: list[Sample], output: str | Path | No
         raise DataError("An evaluation needs labelled images: a category folder with test/good and test/<defect>, or a manifest with label_index.")
     scores, labels, maps, masks, failures = [], [], [], [], 0
     started = time.perf_counter()
-    writer = RunWriter(output, detector, title) if output else None
-    seconds = 0.0
-    if writer:
-        writer.__enter__()
-    for done, scored in enumerate(score_samples(detector, samples), start=1):
-        seconds = time.perf_counter() - started
+    with RunWriter(output, detector, title) if output else nullcontext() as writer:
+        for done, scored in enumerate(score_samples(detector, samples), start=1):
+            if writer:
+                writer.add(scored)
+            if scored.result.pred_score is None or scored.result.anomaly_map is None:
+                failures += 1
+                _log(scored.result.error)
+            else:
+                scores.append(scored.result.pred_score)
+                labels.append(scored.sample.label or 0)
+                maps.append(scored.result.anomaly_map[0])
+                masks.append(scored.mask)
+            _progress(done, len(samples))
+        # Reading, scoring and, where asked for, writing.
+        fps = len(samples) / (time.perf_counter() - started)
+        metrics: dict[str, Any] = dict(evaluate(scores, labels, maps, masks)) if scores else {}
         if writer:
-            writer.add(scored)
-        if scored.result.pred_score is None or scored.result.anomaly_map is None:
-            failures += 1
-            _log(scored.result.error)
-        else:
-            scores.append(scored.result.pred_score)
-            labels.append(scored.sample.label or 0)
-            maps.append(scored.result.anomaly_map[0])
-            masks.append(scored.mask)
-        _progress(done, len(samples))
-    metrics: dict[str, Any] = dict(evaluate(scores, labels, maps, masks)) if scores else {}
-    metrics |= {"fps": round(len(samples) / seconds, 3) if seconds else None, "images": len(samples), "failed": failures}
-    return metrics, failures
+            writer.metrics = metrics
+    return metrics | {"fps": round(fps, 3), "images": len(samples), "failed": failures}, failures
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -91,9 +91,12 @@ class Detector:
         device: str | torch.device | None = None,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError("There is no CUDA device, or this torch was built without CUDA; use the device cpu.")
         model = UNetConfig() if model is None else model
         self.model: nn.Module = UNet(model) if isinstance(model, UNetConfig) else model
-        self.model.to(self.device).eval()
+        # The layout decides the kernels and so the last bits: the same one before and after training, saving and loading.
+        self.model.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.noise = noise or Simplex()
         self.schedule = schedule or Schedule.linear(1e-4, 1e-2)
         self.framing = framing or Framing(128)
@@ -195,10 +198,11 @@ class Detector:
         raw = [scales for _, scales, _ in self._run((None, image) for image in good)]
         constants = []
         for scale in range(len(self.scoring.starts)):
-            pixels = torch.cat([maps[scale].flatten() for maps in raw]).double()
-            constants.append((float(pixels.mean()), max(float(pixels.std(correction=0)), 1e-12)))
-        self.calibration = Calibration(tuple(constants), 0.0, 0.0, 1.0, len(good))
-        maps = [self._combine(scales) for scales in raw]
+            pixels = np.concatenate([maps[scale].numpy().ravel() for maps in raw]).astype(np.float64)
+            if not np.isfinite(pixels).all():
+                raise ValueError(f"There are no thresholds: {_NOT_FINITE}")
+            constants.append((float(pixels.mean()), max(float(pixels.std()), 1e-12)))
+        maps = [_combine(scales, constants) for scales in raw]
         rate = self.scoring.false_alarm_rate
         image_threshold = threshold_from_good([self._image_score(m) for m in maps], rate)
         largest = [float(m.max()) for m in maps]
@@ -240,7 +244,7 @@ class Detector:
         height, width = loaded[0].shape[1:] if len(loaded) else (self.framing.size, self.framing.size)
         maps, reconstructions = torch.zeros(len(loaded), 1, height, width), torch.zeros(len(loaded), self.channels, height, width)
         for i, (_, scales, reconstruction) in enumerate(self._run((None, image) for image in loaded)):
-            maps[i], reconstructions[i] = self._combine(scales), reconstruction
+            maps[i], reconstructions[i] = _combine(scales, calibration.scales), reconstruction
             if not bool(torch.isfinite(maps[i]).all()):
                 raise ValueError(f"Image {i}: {_NOT_FINITE}")
         scores = torch.tensor([self._image_score(m) for m in maps])
@@ -269,7 +273,7 @@ class Detector:
             if error:
                 yield ImageResult(path, error)
                 continue
-            image, anomaly_map = images.popleft(), self._combine(scales)
+            image, anomaly_map = images.popleft(), _combine(scales, calibration.scales)
             if not bool(torch.isfinite(anomaly_map).all()):
                 yield ImageResult(path, f"{path}: {_NOT_FINITE}")
                 continue
@@ -312,13 +316,6 @@ class Detector:
                 )
         for key, _ in waiting:
             yield key, nothing, nothing
-
-    def _combine(self, scales: Tensor) -> Tensor:
-        """Mean over noise scales of the maps in units of good images: [scales, 1, H, W] -> [1, H, W]."""
-        assert self.calibration is not None
-        constants = torch.tensor(self.calibration.scales)
-        mean, deviation = constants[:, 0].view(-1, 1, 1, 1), constants[:, 1].view(-1, 1, 1, 1)
-        return ((scales - mean) / deviation).mean(0)
 
     def _image_score(self, anomaly_map: Tensor) -> float:
         return float(image_score(anomaly_map.unsqueeze(0), min(self.scoring.top_k, anomaly_map.numel())))
@@ -401,18 +398,24 @@ def _image_channels(model: nn.Module) -> int:
     raise ValueError("The model does not tell its number of image channels; pass it as channels=.")
 
 
+def _combine(scales: Tensor, constants: Sequence[tuple[float, float]]) -> Tensor:
+    """Mean over noise scales of the maps in units of good images, (mean, deviation): [scales, 1, H, W] -> [1, H, W]."""
+    mean, deviation = torch.tensor(constants).view(-1, 2, 1, 1, 1).unbind(1)
+    return ((scales - mean) / deviation).mean(0)
+
+
 def _to_images(images: Tensor | np.ndarray, channels: int) -> Tensor:
     """float32 [B, C, H, W] in [-1, 1] from an image tensor or array of any accepted form."""
     if isinstance(images, np.ndarray):
         array = images[..., None] if images.ndim == 2 else images
         if array.ndim not in (3, 4):
             raise DataError(f"An array must have shape [H, W], [H, W, C] or [B, H, W, C], not {list(images.shape)}.")
-        images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, -3)))
+        images = torch.from_numpy(np.moveaxis(array, -1, -3).copy())
     images = images.unsqueeze(0) if images.ndim == 3 else images
     if images.ndim != 4 or images.shape[1] != channels:
         raise DataError(f"Images must have shape [B, {channels}, H, W] or [{channels}, H, W], not {list(images.shape)}.")
     if images.dtype in (torch.uint8, torch.uint16):
-        return images.float() * (2 / torch.iinfo(images.dtype).max) - 1
+        return images.float() / torch.iinfo(images.dtype).max * 2 - 1  # the same operations as for files and floats: the same bits
     if not images.dtype.is_floating_point:
         raise DataError(f"Images must be uint8, uint16 or floating, not {images.dtype}.")
     if images.numel() and not bool(torch.isfinite(images).all()):

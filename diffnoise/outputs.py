@@ -53,7 +53,8 @@ def score_samples(detector: Detector, samples: Iterable[Sample]) -> Iterator[Sco
 class RunWriter:
     """Writes each result as it comes, so that whatever happens later, what was scored is kept.
 
-    Use as a context manager around `add`; leaving it writes `report.html`, also after an error. folder: `scores.csv`, `maps/`, `overlays/`.
+    Use as a context manager around `add`; leaving it writes `report.html`, also after an error, with `metrics` if they were set
+    and those of the image scores otherwise. folder: `scores.csv`, `maps/`, `overlays/`.
     """
 
     def __init__(self, folder: str | os.PathLike[str], detector: Detector, title: str) -> None:
@@ -63,6 +64,7 @@ class RunWriter:
         self._calibration: Calibration = detector.calibration
         self._detector, self._title = detector, title
         self.failures = 0
+        self.metrics: dict[str, float | None] | None = None
         self._rows: list[Row] = []
         self._scores: list[float] = []
         self._labels: list[int] = []
@@ -78,7 +80,9 @@ class RunWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
-        self.write_report(evaluate(self._scores, self._labels) if len(set(self._labels)) == 2 else {})
+        if self.metrics is None:
+            self.metrics = evaluate(self._scores, self._labels) if len(set(self._labels)) == 2 else {}
+        self._write_report(self.metrics)
 
     def add(self, scored: Scored) -> None:
         """Write one result: its row, its float32 TIFF map in the image's size, and its overlay."""
@@ -112,8 +116,7 @@ class RunWriter:
         )
         self._file.flush()
 
-    def write_report(self, metrics: dict[str, float | None]) -> None:
-        """Write `report.html` over all rows so far."""
+    def _write_report(self, metrics: dict[str, float | None]) -> None:
         detector = self._detector
         settings = {
             "noise": _describe(detector.noise.to_config()),

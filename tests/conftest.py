@@ -89,7 +89,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("trained")
     data = build_category(folder / "category")
     torch.manual_seed(0)
-    scoring = dn.Scoring(starts=(100,), steps=2, filter_size=3)
-    detector = dn.Detector(TINY, framing=dn.Framing(16), scoring=scoring, device="cpu")
-    detector.fit(data, dn.Training(max_steps=60, warmup=5, learning_rate=3e-3, calibration_share=0.3), folder=folder / "run")
+    scoring = dn.Scoring(starts=(300,), steps=1, filter_size=3)
+    detector = dn.Detector(TINY, dn.noise.Gaussian(), framing=dn.Framing(16), prediction="sample", scoring=scoring, device="cpu")
+    detector.fit(data, dn.Training(max_steps=100, warmup=5, learning_rate=5e-3, calibration_share=0.3, precision="fp32"), folder=folder / "run")
     return folder / "run", data

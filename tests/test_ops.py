@@ -307,6 +307,14 @@ def test_t_outside_the_table(t):
         ops.kl_map(x_t, x_t, output, torch.tensor([0, t, 1]), TABLE)
 
 
+@needs_native
+def test_coordinates_too_far_for_the_lattice():
+    with pytest.raises(RuntimeError, match="t reaches .*, too far for the lattice"):
+        ops.simplex_noise(SEEDS, T + 2**62, ORIGINS, 1, 2, 2, 3, 1, 0.5, 64.0)
+    with pytest.raises(RuntimeError, match="x reaches .*, too far for the lattice"):
+        ops.simplex_noise(SEEDS, T, ORIGINS - 2**50, 1, 2, 2, 2, 6, 0.5, 1.0)
+
+
 X_T, OUTPUT = images(2)
 REFUSED = [
     (lambda: ops.gaussian_noise(SEEDS.int(), T, ORIGINS, 1, 2, 2), "seeds must be an int64 tensor of shape"),

@@ -11,4 +11,6 @@ from .reverse_step import reverse_step as reverse_step
 from .simplex_noise import simplex_noise as simplex_noise
 from .simplex_noise_at import simplex_noise_at as simplex_noise_at
 
-from . import _native as _native  # isort: skip  # registers the compiled kernels for the ops above
+# The kernels register themselves for the ops above.
+from . import _native as _native  # isort: skip
+from . import _triton as _triton  # isort: skip
