@@ -1,7 +1,7 @@
 #pragma once
 
-// log, exp, sine and cosine without branches or tables, so that loops over them vectorise and every instruction set gives
-// the same bits. Polynomials: Cephes (S. Moshier), Taylor for exp in double. The rest in double: the C library.
+// log, exp, sine and cosine without branches or tables, so that loops over them vectorise and every instruction set
+// gives the same bits. Polynomials: Cephes (S. Moshier), Taylor for exp in double. The rest in double: the C library.
 
 #include <bit>
 #include <cmath>
@@ -28,9 +28,9 @@ DN_HD float log_positive(float x) {
     const std::int32_t bits = std::bit_cast<std::int32_t>(x) - root_half;
     const float e = static_cast<float>(bits >> 23);
     const float z = std::bit_cast<float>((bits & 0x007FFFFF) + root_half) - 1.0f;
-    const float p = polynomial(z, 7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f,
-                               1.4249322787e-1f, -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f,
-                               3.3333331174e-1f);
+    const float p =
+        polynomial(z, 7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
+                   -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f);
     const float square = z * z;
     const float small = (p * z * square + e * -2.12194440e-4f) - 0.5f * square;
     return (z + small) + e * 0.693359375f;
@@ -67,7 +67,9 @@ DN_HD float exponential(float x) {
     const float n = shifted - shifter;
     const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
     const float p = polynomial(r, 1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f,
-                               1.6666665459e-1f, 5.0000001201e-1f) * r * r + r + 1.0f;
+                               1.6666665459e-1f, 5.0000001201e-1f) *
+                        r * r +
+                    r + 1.0f;
     // 2^n in two factors, for results below the smallest normal number and for infinity.
     const std::int32_t exponent = std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(shifter);
     const std::int32_t half = exponent >> 1;
@@ -82,7 +84,9 @@ DN_HD double exponential(double x) {
     const double n = shifted - shifter;
     const double r = (x - n * 6.93145751953125e-1) - n * 1.42860682030941723212e-6;
     const double p = polynomial(r, 1 / 6227020800.0, 1 / 479001600.0, 1 / 39916800.0, 1 / 3628800.0, 1 / 362880.0,
-                                1 / 40320.0, 1 / 5040.0, 1 / 720.0, 1 / 120.0, 1 / 24.0, 1 / 6.0, 0.5) * r * r + r + 1.0;
+                                1 / 40320.0, 1 / 5040.0, 1 / 720.0, 1 / 120.0, 1 / 24.0, 1 / 6.0, 0.5) *
+                         r * r +
+                     r + 1.0;
     const std::int64_t exponent = std::bit_cast<std::int64_t>(shifted) - std::bit_cast<std::int64_t>(shifter);
     const std::int64_t half = exponent >> 1;
     const auto power = [](std::int64_t k) { return std::bit_cast<double>((k + 1023) << 52); };
@@ -92,7 +96,8 @@ DN_HD double exponential(double x) {
 // e^x - 1 - x, accurate near 0.
 DN_HD float exponential_tail(float x) {
     const float series = polynomial(x, 2.7557319e-7f, 2.7557319e-6f, 2.4801587e-5f, 1.9841270e-4f, 1.3888889e-3f,
-                                    8.3333333e-3f, 4.1666667e-2f, 1.6666667e-1f, 0.5f) * x * x;
+                                    8.3333333e-3f, 4.1666667e-2f, 1.6666667e-1f, 0.5f) *
+                         x * x;
     return std::fabs(x) < 0.5f ? series : exponential(x) - 1.0f - x;
 }
 DN_HD double exponential_tail(double x) { return std::expm1(x) - x; }

@@ -128,7 +128,8 @@ void gmm_noise_kernel(const Grid& grid, const Mixture& mixture, Out* out) {
                                whole_y ? y_profiles : profiles(along_y, 0, mixture.full_height), mixture, mean, scale);
             }
             for (int64_t k = 0; k < count; ++k) {
-                for (int64_t i = 0; i < width; ++i) x[k * stride + i] = narrow<T>(x_profiles[i * count + k], along_x.factor[k]);
+                for (int64_t i = 0; i < width; ++i)
+                    x[k * stride + i] = narrow<T>(x_profiles[i * count + k], along_x.factor[k]);
             }
             for (int64_t top = 0; top < height; top += kRows) {
                 const int64_t here = std::min(kRows, height - top);

@@ -12,7 +12,8 @@ struct Component {
 };
 
 // mu and sigma are uniform in [0, 1), still to be scaled.
-DN_HD Component make_component(std::int64_t seed, std::int64_t t, std::int64_t channel, std::uint32_t k, bool is_signed) {
+DN_HD Component make_component(std::int64_t seed, std::int64_t t, std::int64_t channel, std::uint32_t k,
+                               bool is_signed) {
     const Address address(seed, t, channel, k, kStreamMixture);
     const Words place = address(0);
     const double weight = uniform<double>(address(1).w0);

@@ -23,7 +23,6 @@ Input<T> image(const Tensor& tensor, const Shape& shape, const char* name) {
     return {tensor, {shape.batch, shape.channels, shape.height, shape.width}, name};
 }
 
-
 template <class T>
 std::optional<Input<T>> image(const std::optional<Tensor>& tensor, const Shape& shape, const char* name) {
     if (!tensor) return std::nullopt;
@@ -43,8 +42,10 @@ inline std::vector<double> table_rows(const Tensor& table, const Input<int64_t>&
             for (int64_t k = 0; k < kColumns; ++k) rows[i * kColumns + k] = values[t[i] * kColumns + k];
         }
     };
-    if (table.scalar_type() == ScalarType::Double) gather(double{});
-    else gather(float{});
+    if (table.scalar_type() == ScalarType::Double)
+        gather(double{});
+    else
+        gather(float{});
     return rows;
 }
 

@@ -14,8 +14,8 @@ struct Shared {
 
 // Adds one channel's row of pixels to sum; variance may be null.
 template <class Image, class T>
-DN_CLONES void add_row(const Shared<T> shared, const Image* x_0, const Image* x_t,
-                       const Image* output, const Image* variance, int64_t width, T* sum) {
+DN_CLONES void add_row(const Shared<T> shared, const Image* x_0, const Image* x_t, const Image* output,
+                       const Image* variance, int64_t width, T* sum) {
     const T *row = shared.row, limit = shared.limit;
     const auto difference = [&](int64_t i) __attribute__((always_inline)) {
         const T predicted = predicted_x_0(row, static_cast<T>(x_t[i]), static_cast<T>(output[i]), limit);
@@ -58,10 +58,10 @@ void kl_map_kernel(const Inputs& inputs, const Shape& shape, Image* out) {
         for (int64_t i = begin; i < end; ++i) {
             const int64_t sample = i / shape.height, y = i % shape.height;
             const double* bounds = table.data() + sample * kColumns;
-            const Shared<T> shared{
-                rows.data() + sample * kColumns, limit,
-                static_cast<T>(exponential_tail(bounds[kLogVarianceSmall] - bounds[kLogVariance])),
-                static_cast<T>(std::exp(-bounds[kLogVariance])), static_cast<T>(std::exp(-bounds[kLogVarianceSmall]))};
+            const Shared<T> shared{rows.data() + sample * kColumns, limit,
+                                   static_cast<T>(exponential_tail(bounds[kLogVarianceSmall] - bounds[kLogVariance])),
+                                   static_cast<T>(std::exp(-bounds[kLogVariance])),
+                                   static_cast<T>(std::exp(-bounds[kLogVarianceSmall]))};
             std::fill(sum.begin(), sum.end(), T(0));
             for (int64_t channel = 0; channel < shape.channels; ++channel) {
                 const int64_t at = ((sample * shape.channels + channel) * shape.height + y) * width;

@@ -7,8 +7,18 @@
 namespace diffnoise {
 
 // A row of the table; `Schedule` fills it.
-enum Column { kX0FromXt, kX0FromOutput, kPrevFromX0, kPrevFromXt, kPrevFromOutput, kSigma, kLogVarianceSmall,
-              kLogVarianceLarge, kLogVariance, kColumns };
+enum Column {
+    kX0FromXt,
+    kX0FromOutput,
+    kPrevFromX0,
+    kPrevFromXt,
+    kPrevFromOutput,
+    kSigma,
+    kLogVarianceSmall,
+    kLogVarianceLarge,
+    kLogVariance,
+    kColumns
+};
 
 // Like torch.clamp: a NaN stays.
 template <class T>
@@ -30,7 +40,8 @@ DN_HD T reverse_mean(const T* row, T x_t, T output, T limit) {
     return (row[kPrevFromX0] * x_0 + row[kPrevFromXt] * x_t) + row[kPrevFromOutput] * output;
 }
 
-// exp(log variance / 2), the variance learned as v in [-1, 1] between the row's bounds (Nichol and Dhariwal 2021, eq. 15).
+// exp(log variance / 2), the variance learned as v in [-1, 1] between the row's bounds (Nichol and Dhariwal 2021, eq.
+// 15).
 template <class T>
 DN_HD T learned_deviation(const T* row, T v) {
     const T k = (v + T(1)) * T(0.5);

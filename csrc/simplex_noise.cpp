@@ -77,7 +77,8 @@ DN_CLONES void add_vertices(const Vertex* vertices, int64_t count, double wavele
     }
 }
 
-// The same where a whole disc fits into one register's length: one window per lattice point, placed by that point alone.
+// The same where a whole disc fits into one register's length: one window per lattice point, placed by that point
+// alone.
 template <class T>
 DN_CLONES void add_small_vertices(const Vertex* vertices, int64_t count, double wavelength, const Tile<T> tile) {
     using Vector = typename Block<T>::Vector;
@@ -134,7 +135,7 @@ void add_octave(const double* constant, double wavelength, double amplitude, con
 // An octave whose lattice is finer than the pixels: point by point.
 template <int D, class T>
 DN_CLONES void add_fine_octave(const double* constant, double wavelength, double amplitude, const uint8_t* permutation,
-                     const Tile<T>& tile) {
+                               const Tile<T>& tile) {
     double p[4];
     for (int axis = 2; axis < D; ++axis) p[axis] = constant[axis - 2] / wavelength;
     for (int64_t row = 0; row < tile.rows; ++row) {
@@ -160,12 +161,14 @@ void simplex_noise_kernel(const Grid& grid, const Fractal& fractal, Out* out) {
     std::vector<uint8_t> permutations(lattices * 256);
     parallel_for(0, lattices, 16, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-            const int64_t seed = D == 4 ? grid.seeds[i] : channel_seed(grid.seeds[i / grid.channels], i % grid.channels);
+            const int64_t seed =
+                D == 4 ? grid.seeds[i] : channel_seed(grid.seeds[i / grid.channels], i % grid.channels);
             make_permutation(seed, permutations.data() + i * 256);
         }
     });
 
-    const int64_t down = (grid.height + kTileRows - 1) / kTileRows, across = (grid.width + kTileColumns - 1) / kTileColumns;
+    const int64_t down = (grid.height + kTileRows - 1) / kTileRows,
+                  across = (grid.width + kTileColumns - 1) / kTileColumns;
     parallel_for(0, grid.batch * grid.channels * down * across, 1, [&](int64_t begin, int64_t end) {
         std::vector<Vertex> vertices;
         constexpr int64_t blocks = kTileColumns / length + 3;
@@ -176,8 +179,9 @@ void simplex_noise_kernel(const Grid& grid, const Fractal& fractal, Out* out) {
             const int64_t columns = std::min(kTileColumns, grid.width - x_0);
             const int64_t x = grid.origins[2 * sample + 1] + x_0;
             const int64_t skip = ((x % length) + length) % length;  // pixels of the first block left of the tile
-            const Tile<T> tile{grid.origins[2 * sample] + y_0, x - skip, std::min(kTileRows, grid.height - y_0),
-                               (skip + columns + length - 1) / length, sum[1].pixels, blocks * length};
+            const Tile<T> tile{
+                grid.origins[2 * sample] + y_0,         x - skip,      std::min(kTileRows, grid.height - y_0),
+                (skip + columns + length - 1) / length, sum[1].pixels, blocks * length};
             std::fill(sum.begin(), sum.end(), Block<T>{});
 
             const double t = static_cast<double>(grid.t[sample]);

@@ -1,7 +1,7 @@
 #pragma once
 
-// Scatter form of OpenSimplex on an image: every coordinate but x and y is constant, so an octave is a plane through the
-// lattice, and each lattice point near the plane reaches a disc of pixels.
+// Scatter form of OpenSimplex on an image: every coordinate but x and y is constant, so an octave is a plane through
+// the lattice, and each lattice point near the plane reaches a disc of pixels.
 
 #include <algorithm>
 #include <cmath>
@@ -18,9 +18,9 @@ constexpr double kMargin = 1e-4;
 
 // A lattice point as the plane sees it.
 struct Vertex {
-    double x, y;          // its position, in wavelengths
-    double left;          // 2 minus the squared distance along the constant axes
-    double g_x, g_y, g_0; // gradient . offset = g_0 + g_x dx + g_y dy
+    double x, y;           // its position, in wavelengths
+    double left;           // 2 minus the squared distance along the constant axes
+    double g_x, g_y, g_0;  // gradient . offset = g_0 + g_x dx + g_y dy
 };
 
 // Part of a plane: x and y ranges and the constant coordinates, in wavelengths.
@@ -30,8 +30,9 @@ struct Patch {
     double constant[2];
 };
 
-// Calls found(v, squish * sum(v), d, left) for every lattice point in reach of the patch, in an order that depends on the lattice only:
-// by the sum of the indices, then the last index down to the third, then the first. d: offsets along the constant axes.
+// Calls found(v, squish * sum(v), d, left) for every lattice point in reach of the patch, in an order that depends on
+// the lattice only: by the sum of the indices, then the last index down to the third, then the first. d: offsets along
+// the constant axes.
 template <int D, class F>
 void walk_lattice(const Patch<D>& patch, const F& found) {
     constexpr double squish = Lattice<D>::squish;
@@ -73,8 +74,8 @@ void walk_lattice(const Patch<D>& patch, const F& found) {
     }
 }
 
-// What a lattice point adds to pixels: T is a number or a vector of them. left: 2 minus the squared distance along y and
-// the constant axes. g: gradient . offset along the same axes.
+// What a lattice point adds to pixels: T is a number or a vector of them. left: 2 minus the squared distance along y
+// and the constant axes. g: gradient . offset along the same axes.
 template <class T, class S>
 DN_HD T vertex_term(S left, S g, T dx, T g_dx) {
     T attenuation = left - dx * dx;

@@ -18,8 +18,8 @@ namespace diffnoise {
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 using torch::stable::parallel_for;
+using torch::stable::Tensor;
 
 // double is computed in double, everything else in float.
 template <class T>
@@ -29,11 +29,16 @@ using compute_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 template <class F>
 void dispatch_floating(ScalarType dtype, const F& f) {
     switch (dtype) {
-        case ScalarType::Float: return f(float{});
-        case ScalarType::Double: return f(double{});
-        case ScalarType::Half: return f(Half{});
-        case ScalarType::BFloat16: return f(BFloat16{});
-        default: STD_TORCH_CHECK(false, "The dtype must be float32, float64, float16 or bfloat16.");
+        case ScalarType::Float:
+            return f(float{});
+        case ScalarType::Double:
+            return f(double{});
+        case ScalarType::Half:
+            return f(Half{});
+        case ScalarType::BFloat16:
+            return f(BFloat16{});
+        default:
+            STD_TORCH_CHECK(false, "The dtype must be float32, float64, float16 or bfloat16.");
     }
 }
 

@@ -23,12 +23,22 @@ from .outputs import RunWriter, score_samples
 DONE, FAILED, USAGE, PARTLY = 0, 1, 2, 3
 
 
+class UsageError(Exception):
+    """Settings that cannot be."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 usage, 3 partly done."""
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (DataError, CheckpointError, ValueError, RuntimeError, OSError) as error:
+    except UsageError as error:
+        print(f"diffnoise: {error}", file=sys.stderr)
+        return USAGE
+    except OSError as error:
+        print(f"diffnoise: {error.filename or 'A file'} cannot be used ({error.strerror}); check the path, its permissions and the free space.", file=sys.stderr)
+        return FAILED
+    except (DataError, CheckpointError, ValueError, RuntimeError) as error:
         print(f"diffnoise: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -91,10 +101,31 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     samples = find_samples(options.data, "train")
+    channels = options.channels or max(colour_channels(sample.path) for sample in samples)
+    try:
+        config = _config(options, channels)
+        detector = Detector.from_config(config, options.device)
+    except ValueError as error:
+        raise UsageError(error) from None
+    _log(f"{len(samples)} good images, {channels} channel(s), {_parameters(detector)}, on {detector.device}")
+    detector.fit(options.data, config.training, folder=options.output, resume=options.resume, progress=True)
+    assert detector.calibration is not None
+    summary = {
+        "detector": str(Path(options.output)),
+        "steps": detector.provenance["steps"],
+        "seconds": detector.provenance["seconds"],
+        "threshold": detector.calibration.image_threshold,
+        "good_images_kept_out": detector.calibration.good_images,
+    }
+    _show(summary, options.json)
+    return DONE
+
+
+def _config(options: argparse.Namespace, channels: int) -> Config:
+    """The preset with the changes of the configuration file, and then those of the options."""
     config = preset(options.preset)
     if options.config:
         config = config.updated(Config.read(options.config))
-    channels = options.channels or max(colour_channels(sample.path) for sample in samples)
     changes: dict[str, dict[str, Any]] = {"model": {"image_channels": channels}, "framing": {}, "training": {}, "scoring": {}}
     limits = {"max_minutes": options.max_minutes, "max_steps": options.max_steps}
     if any(value is not None for value in limits.values()):
@@ -109,20 +140,7 @@ def _train(options: argparse.Namespace) -> int:
     ):
         if value is not None:
             changes[section][key] = value
-    config = config.updated(changes | ({"noise": {"kind": options.noise}} if options.noise else {}))
-    detector = Detector.from_config(config, options.device)
-    _log(f"{len(samples)} good images, {channels} channel(s), {_parameters(detector)}, on {detector.device}")
-    detector.fit(options.data, config.training, folder=options.output, resume=options.resume, progress=True)
-    assert detector.calibration is not None
-    summary = {
-        "detector": str(Path(options.output)),
-        "steps": detector.provenance["steps"],
-        "seconds": detector.provenance["seconds"],
-        "threshold": detector.calibration.image_threshold,
-        "good_images_kept_out": detector.calibration.good_images,
-    }
-    _show(summary, options.json)
-    return DONE
+    return config.updated(changes | ({"noise": {"kind": options.noise}} if options.noise else {}))
 
 
 def _score(options: argparse.Namespace) -> int:

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .data import Augment, Framing
 from .models import UNetConfig
@@ -40,7 +41,7 @@ class Config:
         if unknown := set(changes) - known:
             raise ValueError(f"Unknown section {', '.join(sorted(unknown))} in the configuration; there are {', '.join(sorted(known))}.")
         parts = {name: getattr(self, name) for name in known}
-        makers: dict[str, Callable[[Any], Any]] = {"noise": from_config, "schedule": _schedule, "prediction": str}
+        makers: dict[str, Callable[[Any], Any]] = {"noise": from_config, "schedule": _schedule, "prediction": _prediction}
         for name, change in changes.items():
             if name != "prediction" and not isinstance(change, dict):
                 raise ValueError(f"Section {name} of the configuration must be an object with keys, not {change!r}.")
@@ -51,7 +52,7 @@ class Config:
     def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         """The changes in a JSON file; raises `ValueError` naming the file if it is not a JSON object."""
         try:
-            changes = json.loads(Path(path).read_text())
+            changes = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ValueError(f"{path} cannot be read ({error.strerror}); give the path of a JSON file.") from None
         except ValueError as error:
@@ -67,10 +68,32 @@ def _updated_section(name: str, section: Section, change: dict[str, Any]) -> Sec
         raise ValueError(f"Unknown key {', '.join(sorted(unknown))} in section {name}; there are {', '.join(known)}.")
     if isinstance(change.get("augment"), str):
         change = change | {"augment": Augment.parse(change["augment"])}
-    try:
-        return type(section)(**(known | change))
-    except TypeError as error:
-        raise ValueError(f"Section {name} of the configuration has a value of the wrong type ({error}).") from None
+    elif isinstance(change.get("augment"), dict):
+        change = change | {"augment": _updated_section(f"{name}.augment", Augment(), change["augment"])}
+    hints = get_type_hints(type(section))
+    for key, value in change.items():
+        if not _fits(value, hints[key]):
+            raise ValueError(f"{key} in section {name} of the configuration cannot be {value!r}.")
+    return type(section)(**(known | change))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of the type."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, each) for each in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, (list, tuple)) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _prediction(name: Any) -> Prediction:
+    if not _fits(name, Prediction):
+        raise ValueError(f"prediction must be one of {', '.join(get_args(Prediction))}, not {name!r}.")
+    return name
 
 
 def _schedule(description: dict[str, Any]) -> Schedule:

@@ -90,9 +90,7 @@ class Detector:
         channels: int | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError("There is no CUDA device, or this torch was built without CUDA; use the device cpu.")
+        self.device = _device(device)
         model = UNetConfig() if model is None else model
         self.model: nn.Module = UNet(model) if isinstance(model, UNetConfig) else model
         # The layout decides the kernels and so the last bits: the same one before and after training, saving and loading.
@@ -356,7 +354,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None, device: s
     model: the module itself, if the detector was made with one of your own. Raises `CheckpointError` if the file is missing, broken, of
     another version or shape.
     """
-    path = Path(path)
+    path, device = Path(path), _device(device)
     path = path / FILE_NAME if path.is_dir() else path
     tensors, meta = load_checkpoint(path, "detector")
     try:
@@ -387,6 +385,13 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None, device: s
         reason = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(f"{path} does not fit this diffnoise or this model ({reason}); restore the right file or train again.") from None
     return detector
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("There is no CUDA device, or this torch was built without CUDA; use the device cpu.")
+    return device
 
 
 def _image_channels(model: nn.Module) -> int:

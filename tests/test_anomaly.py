@@ -11,7 +11,14 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from diffnoise.anomaly import absolute_error, gaussian_filter, image_score, mean_filter, squared_error, threshold_from_good
+from diffnoise.anomaly import (
+    absolute_error,
+    gaussian_filter,
+    image_score,
+    mean_filter,
+    squared_error,
+    threshold_from_good,
+)
 
 RNG = np.random.default_rng(0)
 SIZES = ((1, 1), (1, 7), (2, 3), (5, 4), (17, 40), (33, 16))
@@ -63,7 +70,9 @@ def test_gaussian_filter_has_33_taps_for_sigma_4():
     np.testing.assert_allclose(found[34:67], taps / taps.sum(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("smooth", (lambda m: mean_filter(m, 5), lambda m: gaussian_filter(m, 1.0)), ids=("mean", "gaussian"))
+@pytest.mark.parametrize(
+    "smooth", (lambda m: mean_filter(m, 5), lambda m: gaussian_filter(m, 1.0)), ids=("mean", "gaussian")
+)
 def test_filters_leave_their_input_and_do_not_know_the_batch(smooth):
     values = maps(24, 31, batch=4).float()
     before = values.clone()

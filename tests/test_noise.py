@@ -112,7 +112,9 @@ DROPPED_OF_SIX = {2: 1e-12, 3: 2.5e-4, 4: 1.2e-3}
 def test_an_octave_is_that_of_the_package(dims, frequency):
     model = (Tsimplex if dims == 4 else Simplex)(1, 0.8, frequency, dims)
     for seed, t in ((3, 10), (-5, 201), (2**62, 999)):
-        difference = np.abs(one(model, seed, t, 2, 40, 60) - [by_the_package(model, seed, t, c, 40, 60) for c in (0, 1)])
+        difference = np.abs(
+            one(model, seed, t, 2, 40, 60) - [by_the_package(model, seed, t, c, 40, 60) for c in (0, 1)]
+        )
         assert difference.max() < DROPPED[dims]
         assert (difference > 1e-6).mean() < 0.2, "the full sum differs in a few points only"
 
@@ -120,7 +122,9 @@ def test_an_octave_is_that_of_the_package(dims, frequency):
 @pytest.mark.parametrize("model", FRACTALS, ids=lambda model: f"{model.dims}d")
 def test_a_whole_field_is_that_of_the_package(model):
     for seed, t in ((0, 0), (42, 10), (-(2**63), 201), (1234, 999)):
-        difference = np.abs(one(model, seed, t, 3, 50, 70) - [by_the_package(model, seed, t, c, 50, 70) for c in (0, 1, 2)])
+        difference = np.abs(
+            one(model, seed, t, 3, 50, 70) - [by_the_package(model, seed, t, c, 50, 70) for c in (0, 1, 2)]
+        )
         assert difference.max() < DROPPED_OF_SIX[model.dims]
 
 
@@ -236,7 +240,9 @@ def test_local_kts_copies_patches_of_equal_wavelength():
 def test_kts_refuses_wavelengths_that_floating_point_cannot_resolve():
     """Read per pixel with sigma = 4 pixels, F falls below 1e-300 and the coordinates become infinite."""
     for model in (KomalTsimplex(patch=1), KomalTsimplex(patch=16, sigma=0.5)):
-        with pytest.raises(ValueError, match="wavelength of KTs falls to .* in the corners of a 224 x 224 image; raise sigma"):
+        with pytest.raises(
+            ValueError, match="wavelength of KTs falls to .* in the corners of a 224 x 224 image; raise sigma"
+        ):
             one(model, 3, 10, 1, 224, 224)
     assert np.isfinite(one(KomalTsimplex(4, patch=1, sigma=28.0), 3, 10, 1, 112, 112)).all()
     assert np.isfinite(one(KomalTsimplex(4), 3, 10, 1, 1024, 8)).all()
@@ -331,7 +337,12 @@ def test_tsimplex_channels_and_steps_are_neighbours():
     """One lattice for all channels and steps, 1 / wavelength apart: the correlations within an image measured on the papers' code."""
     steps = torch.tensor([100, 101, 102, 104, 108, 116, 132, 164])
     seeds = torch.arange(60).repeat_interleave(8)
-    noise = Tsimplex(6, 0.9, 64)((480, 3, 96, 96), t=steps.repeat(60), seeds=seeds).double().unflatten(0, (60, 8)).flatten(3)
+    noise = (
+        Tsimplex(6, 0.9, 64)((480, 3, 96, 96), t=steps.repeat(60), seeds=seeds)
+        .double()
+        .unflatten(0, (60, 8))
+        .flatten(3)
+    )
 
     def correlation(a: Tensor, b: Tensor) -> float:
         return float(torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(a, b, strict=True)]).mean())
@@ -366,7 +377,9 @@ def test_mixture_is_that_of_scipy(signed, height, width):
 def test_mixture_is_standardised():
     noise = GaussianMixture()((4, 3, 64, 48), t=T, seeds=SEEDS, dtype=torch.float64)
     torch.testing.assert_close(noise.mean((2, 3)), torch.zeros(4, 3, dtype=torch.float64), rtol=0, atol=1e-10)
-    torch.testing.assert_close(noise.std((2, 3), correction=0), torch.ones(4, 3, dtype=torch.float64), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        noise.std((2, 3), correction=0), torch.ones(4, 3, dtype=torch.float64), rtol=0, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("normalize", ("none", "unit"))
@@ -447,7 +460,9 @@ def test_noise_like(kind):
     noise = dn.noise_like(x, kind, seed=5)
     assert noise.shape == x.shape and noise.dtype == x.dtype
     model = KINDS[kind]()
-    assert torch.equal(noise, model(x.shape, t=torch.zeros(3, dtype=torch.int64), seeds=torch.tensor([5, 6, 7]), dtype=x.dtype))
+    assert torch.equal(
+        noise, model(x.shape, t=torch.zeros(3, dtype=torch.int64), seeds=torch.tensor([5, 6, 7]), dtype=x.dtype)
+    )
     t, seeds = torch.tensor([4, 5, 6]), torch.tensor([9, -9, 0])
     expected = model(x.shape, t=t, seeds=seeds, dtype=torch.float16)
     assert torch.equal(dn.noise_like(x.half(), kind, t=t, seeds=seeds), expected)
@@ -485,11 +500,17 @@ GOOD: dict[str, Any] = {"t": torch.tensor([1, 2]), "seeds": torch.tensor([1, 2])
 REFUSED = [
     (lambda model: model((2, 8, 8), **GOOD), r"shape must be \(B, C, H, W\), not \(2, 8, 8\)"),
     (lambda model: model((3, 1, 8, 8), **GOOD), r"seeds must hold one value per sample, shape \[3\]"),
-    (lambda model: model((2, 1, 8, 8), t=torch.tensor([1]), seeds=GOOD["seeds"]), r"t must be an int64 tensor of shape \[2\]"),
+    (
+        lambda model: model((2, 1, 8, 8), t=torch.tensor([1]), seeds=GOOD["seeds"]),
+        r"t must be an int64 tensor of shape \[2\]",
+    ),
     (lambda model: model((2, 1, 8, 8), t=torch.tensor([1, 2, 3]), seeds=GOOD["seeds"]), "t must be an int64 tensor"),
     (lambda model: model((2, 1, 8, 8), t=torch.tensor([1.0, 2.0]), seeds=GOOD["seeds"]), "t must be an int64 tensor"),
     (lambda model: model((2, 1, 8, 8), t=GOOD["t"], seeds=torch.tensor([1.0, 2.0])), "seeds must be an int64 tensor"),
-    (lambda model: model((2, 1, 8, 8), **GOOD, origins=ORIGINS[:, :1]), r"origins must be an int64 tensor of shape \[2, 2\]"),
+    (
+        lambda model: model((2, 1, 8, 8), **GOOD, origins=ORIGINS[:, :1]),
+        r"origins must be an int64 tensor of shape \[2, 2\]",
+    ),
     (lambda model: model((2, 1, 8, 8), **GOOD, dtype=torch.uint8), "floating-point dtype"),
     (lambda model: model((2, 1, -8, 8), **GOOD), "must not be negative"),
 ]

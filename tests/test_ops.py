@@ -311,7 +311,7 @@ def test_t_outside_the_table(t):
 def test_coordinates_too_far_for_the_lattice():
     with pytest.raises(RuntimeError, match="t reaches .*, too far for the lattice"):
         ops.simplex_noise(SEEDS, T + 2**62, ORIGINS, 1, 2, 2, 3, 1, 0.5, 64.0)
-    with pytest.raises(RuntimeError, match="x reaches .*, too far for the lattice"):
+    with pytest.raises(RuntimeError, match="y reaches .*, too far for the lattice"):
         ops.simplex_noise(SEEDS, T, ORIGINS - 2**50, 1, 2, 2, 2, 6, 0.5, 1.0)
 
 

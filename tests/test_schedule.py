@@ -73,7 +73,9 @@ def test_tables_are_the_formulas(name, steps):
         previous, alpha_bar = alpha_bar, alpha_bar * (1 - beta)
         assert float(schedule.betas[t]) == pytest.approx(beta, rel=1e-12)
         assert float(schedule.alpha_bars[t]) == pytest.approx(alpha_bar, rel=1e-11)
-        assert float(schedule.posterior_variances[t]) == pytest.approx(beta * (1 - previous) / (1 - alpha_bar), rel=1e-9)
+        assert float(schedule.posterior_variances[t]) == pytest.approx(
+            beta * (1 - previous) / (1 - alpha_bar), rel=1e-9
+        )
 
 
 def test_a_schedule_of_one_step():
@@ -152,12 +154,16 @@ def test_ddim_rows(recompute, eta, prediction, timesteps):
     for t, lower in pairs(timesteps):
         ab_t, ab_p = float(schedule.alpha_bars[t]), float(schedule.alpha_bars[lower]) if lower >= 0 else 1.0
         x_t = math.sqrt(ab_t) * x_0 + math.sqrt(1 - ab_t) * eps
-        output = {"epsilon": eps, "sample": x_0, "v_prediction": math.sqrt(ab_t) * eps - math.sqrt(1 - ab_t) * x_0}[prediction]
+        output = {"epsilon": eps, "sample": x_0, "v_prediction": math.sqrt(ab_t) * eps - math.sqrt(1 - ab_t) * x_0}[
+            prediction
+        ]
         sigma = eta * math.sqrt((1 - ab_p) / (1 - ab_t)) * math.sqrt(1 - ab_t / ab_p)
         a, b, p, q, r, found_sigma = table[t, :6].tolist()
         assert a * x_t + b * output == pytest.approx(x_0, rel=1e-9)
         step = p * x_0 + q * x_t + r * output
-        assert step == pytest.approx(math.sqrt(ab_p) * x_0 + math.sqrt(max(1 - ab_p - sigma**2, 0)) * eps, rel=1e-9, abs=1e-7)
+        assert step == pytest.approx(
+            math.sqrt(ab_p) * x_0 + math.sqrt(max(1 - ab_p - sigma**2, 0)) * eps, rel=1e-9, abs=1e-7
+        )
         assert found_sigma == pytest.approx(sigma, rel=1e-9, abs=1e-12)
         assert (r == 0 and recompute) or (not recompute and p == pytest.approx(math.sqrt(ab_p), rel=1e-12))
 

@@ -227,6 +227,14 @@ def test_a_trained_model_beats_zero_on_images_it_has_not_seen(prediction: str, l
         assert trained < 0.8 * zero
 
 
+def test_mixed_precision_computes_nearly_the_same_and_keeps_float32_weights() -> None:
+    full, mixed = make_trainer(), make_trainer(precision="bf16")
+    losses = [[loss for loss, _, _ in steps(trainer, 12)] for trainer in (full, mixed)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+    assert losses[1] != losses[0]
+    assert all(value.dtype in (torch.float32, torch.int64) for value in state(mixed).values())
+
+
 def test_images_of_different_sizes_give_crops_from_everywhere() -> None:
     coordinates = [torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")).float() for h, w in ((16, 16), (20, 40))]
     trainer = make_trainer(model=Zeros(), frames=coordinates, batch_size=8)

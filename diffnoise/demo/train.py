@@ -10,8 +10,8 @@ from ..methods import preset
 from . import DETECTOR, build
 
 SETTINGS = {
-    "model": {"image_channels": 1, "channels": 16, "channel_mult": [1, 2, 4, 4], "norm_groups": 4, "head_channels": 16, "patch_size": 2},
-    "training": {"max_minutes": 12, "augment": "hflip,shift=0.1,brightness=0.1", "seed": 0},
+    "model": {"image_channels": 1, "channels": 24, "channel_mult": [1, 2, 3], "norm_groups": 4, "head_channels": 24},
+    "training": {"max_minutes": 8, "augment": "hflip,shift=0.1,brightness=0.1", "seed": 0},
 }
 
 

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import diffnoise as dn
+from diffnoise.config import Config
+from diffnoise.methods import PRESETS, preset
+
+SCHEDULES = {"anoddpm": 2e-2, "kl-map": 2e-2}  # the end of the others is 1e-2
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_builds_its_configuration_and_its_model(name: str) -> None:
+    config = preset(name)
+    with torch.device("meta"):
+        model = dn.UNet(config.model)
+        size = config.framing.size
+        output = model(torch.empty(1, config.model.image_channels, size, size), torch.zeros(1, dtype=torch.int64))
+    assert tuple(output.shape) == (1, config.model.image_channels * (2 if config.model.learn_variance else 1), size, size)
+    assert max(config.scoring.starts) <= config.schedule.steps
+    assert config.scoring.variance != "learned_range" or config.model.learn_variance
+    assert config.schedule.betas[-1] == SCHEDULES.get(name, 1e-2)
+    json.dumps(PRESETS[name])  # what a configuration file can hold
+
+
+def test_presets_follow_their_papers() -> None:
+    gmm, anoddpm, kl = preset("noise-study/gmm"), preset("anoddpm"), preset("kl-map")
+    assert gmm.noise == dn.noise.GaussianMixture() and gmm.scoring.starts == (200,) and gmm.scoring.steps == 200 and gmm.scoring.filter_size == 5
+    assert preset("noise-study/simplex").scoring.filter_size == 11 and gmm.training.learning_rate == 1e-4 and gmm.training.batch_size == 6
+    assert anoddpm.scoring.starts == (250,) and anoddpm.training.t_max == 800 and anoddpm.model.channels == 128
+    assert kl.scoring.starts == (21, 202, 402) and kl.scoring.top_k == 64 and kl.model.learn_variance
+
+
+def test_an_unknown_preset_is_refused_with_the_names() -> None:
+    with pytest.raises(ValueError, match="anodpm.*anoddpm"):
+        preset("anodpm")
+    with pytest.raises(ValueError, match="choose one of small"):
+        dn.Detector.from_preset("")
+
+
+def test_changes_touch_only_what_they_name() -> None:
+    config = Config()
+    changed = config.updated(
+        {
+            "model": {"channels": 8, "channel_mult": [1, 2]},
+            "noise": {"kind": "gmm", "components": 7},
+            "schedule": {"kind": "cosine", "steps": 50},
+            "prediction": "sample",
+            "framing": {"size": 16},
+            "scoring": {"starts": [3, 5], "clip": None},
+            "training": {"max_steps": 3, "augment": "hflip,rotate=5"},
+        }
+    )
+    assert changed.model == dn.UNetConfig(channels=8, channel_mult=(1, 2))
+    assert changed.noise == dn.noise.GaussianMixture(components=7)
+    assert changed.schedule.steps == 50 and changed.prediction == "sample" and changed.framing.size == 16
+    assert changed.scoring.starts == (3, 5) and changed.scoring.clip is None and changed.scoring.filter == config.scoring.filter
+    assert changed.training.augment == dn.Augment(hflip=True, rotate=5.0) and changed.training.max_minutes == 15
+    as_object = config.updated({"training": {"augment": {"hflip": True, "rotate": 5}}})
+    assert as_object.training.augment == changed.training.augment
+    assert config == config.updated({}) and config.framing.mode == "resize"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"modell": {}}, "Unknown section modell.*model, "),
+        ({"model": {"width": 3}}, "Unknown key width in section model; there are .*channels"),
+        ({"model": 3}, "Section model .*object"),
+        ({"model": {"channels": "8"}}, "channels .*'8'"),
+        ({"model": {"channels": 8.5}}, "channels .*8.5"),
+        ({"model": {"channels": 0}}, "channels"),
+        ({"model": {"channels": True}}, "channels .*True"),
+        ({"model": {"channel_mult": 2}}, "channel_mult"),
+        ({"model": {"channel_mult": ["2"]}}, "channel_mult"),
+        ({"model": {"learn_variance": 1}}, "learn_variance"),
+        ({"noise": {"kind": "perlin"}}, "'perlin'.*gaussian"),
+        ({"noise": {}}, "None.*gaussian"),
+        ({"noise": {"kind": "gmm", "bumps": 3}}, "gmm.*bumps"),
+        ({"noise": {"kind": "simplex", "octaves": "six"}}, "simplex"),
+        ({"schedule": {"kind": "sine"}}, "sine"),
+        ({"schedule": {"kind": "linear", "stop": 1}}, "linear.*stop"),
+        ({"schedule": {"kind": "linear", "start": -1.0}}, "betas"),
+        ({"schedule": {"kind": "cosine", "steps": 0}}, "at least one step"),
+        ({"framing": {"size": 0}}, "at least 1 pixel"),
+        ({"framing": {"mode": "stretch"}}, "mode"),
+        ({"scoring": {"starts": []}}, "starts"),
+        ({"scoring": {"starts": [1.5]}}, "starts"),
+        ({"scoring": {"steps": None}}, "steps"),
+        ({"scoring": {"map": "cubed"}}, "map"),
+        ({"training": {"learning_rate": "fast"}}, "learning_rate .*'fast'"),
+        ({"training": {"learning_rate": float("nan")}}, "learning_rate"),
+        ({"training": {"augment": "spin"}}, "spin"),
+        ({"training": {"augment": {"spin": 1}}}, "spin in section training.augment"),
+        ({"training": {"augment": 3}}, "augment"),
+        ({"training": {"max_minutes": None}}, "max_steps or max_minutes"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(changes: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        Config().updated(changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_prediction_is_refused() -> None:
+    with pytest.raises(ValueError, match="prediction.*noise"):
+        Config().updated({"prediction": "noise"})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [(None, "cannot be read.*JSON file"), ("{", "not valid JSON"), ("[1]", "JSON object"), ("\udcff", "not valid JSON")]
+)
+def test_a_bad_file_is_named(tmp_path: Path, text: str | None, says: str) -> None:
+    path = tmp_path / "config.json"
+    if text is not None:
+        path.write_text(text, errors="surrogateescape")
+    with pytest.raises(ValueError, match=says) as caught:
+        Config.read(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"scoring": {"steps": 5}}')
+    assert Config().updated(Config.read(tmp_path / "config.json")).scoring.steps == 5
