@@ -40,7 +40,7 @@ struct Inputs {
 };
 
 template <class Image>
-void kl_map_kernel(const Inputs& inputs, const Shape& shape, Image* out) {
+void kl_map_kernel(const Inputs& inputs, const Shape& shape, compute_t<Image>* out) {
     using T = compute_t<Image>;
     const auto x_0 = image<Image>(inputs.x_0, shape, "x_0");
     const auto x_t = image<Image>(inputs.x_t, shape, "x_t");
@@ -69,7 +69,7 @@ void kl_map_kernel(const Inputs& inputs, const Shape& shape, Image* out) {
                         variance ? variance->data() + at : nullptr, width, sum.data());
             }
             const T channels = static_cast<T>(shape.channels);
-            for (int64_t x = 0; x < width; ++x) out[i * width + x] = static_cast<Image>(sum[x] / channels);
+            for (int64_t x = 0; x < width; ++x) out[i * width + x] = sum[x] / channels;
         }
     });
 }
@@ -77,10 +77,13 @@ void kl_map_kernel(const Inputs& inputs, const Shape& shape, Image* out) {
 Tensor kl_map(Tensor x_0, Tensor x_t, Tensor model_output, Tensor t, Tensor table, std::optional<Tensor> variance,
               std::optional<double> clip) {
     const Shape shape(x_t);
-    Tensor out = empty({shape.batch, 1, shape.height, shape.width}, x_t.scalar_type(), x_t);
+    // A half would overflow where the prediction is poor and t small.
+    const ScalarType dtype = x_t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+    Tensor out = empty({shape.batch, 1, shape.height, shape.width}, dtype, x_t);
     const Inputs inputs{x_0, x_t, model_output, t, table, variance, clip};
     dispatch_floating(x_t.scalar_type(), [&](auto zero) {
-        kl_map_kernel(inputs, shape, static_cast<decltype(zero)*>(out.mutable_data_ptr()));
+        using Image = decltype(zero);
+        kl_map_kernel<Image>(inputs, shape, static_cast<compute_t<Image>*>(out.mutable_data_ptr()));
     });
     return out;
 }

@@ -78,7 +78,7 @@ def kl_map(
     if not supported(x_t):
         return op.reference(x_0, x_t, model_output, t, table, variance, clip)
     batch, channels, height, width = x_t.shape
-    out = x_t.new_empty((batch, 1, height, width))
+    out = x_t.new_empty((batch, 1, height, width), dtype=torch.float32)
     if out.numel() == 0:
         return out
     blocks = triton.cdiv(height * width, _PIXELS)

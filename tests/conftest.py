@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import diffnoise as dn
@@ -57,6 +58,15 @@ def python_environment(threads: int = 1) -> dict[str, str]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """With tensors this small, several threads only wait for each other, on a busy machine for long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def category(tmp_path: Path) -> Path:
     return build_category(tmp_path / "category")
 
@@ -66,8 +76,6 @@ def tiny() -> Callable[..., dn.Detector]:
     """Makes an untrained detector with a tiny model whose weights are all random, so that its output is not zero."""
 
     def make(**settings: object) -> dn.Detector:
-        import torch
-
         torch.manual_seed(0)
         model = settings.pop("model", TINY)
         scoring = settings.pop("scoring", None) or dn.Scoring(starts=(100,), steps=2, filter_size=3)
@@ -84,8 +92,6 @@ def tiny() -> Callable[..., dn.Detector]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(run folder, category folder) of a detector that was trained for some steps. Read only."""
-    import torch
-
     folder = tmp_path_factory.mktemp("trained")
     data = build_category(folder / "category")
     torch.manual_seed(0)

@@ -142,7 +142,7 @@ def test_accuracy_of_half_types(name, i, dtype):
     truth = exact(name, i, half)  # at the rounded inputs: their rounding is not the op's error
     value = op(*half, **keywords)
     eager = truth.to(dtype) if makes_noise(op) else op.reference(*half)
-    assert value.dtype == dtype
+    assert value.dtype == (torch.float32 if op is ops.kl_map else dtype)
     kept = eager.isfinite()
     assert torch.equal(value.isfinite(), kept)
     ulp = torch.finfo(dtype).eps * truth.abs() + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import _check
 from ._op import op
-from .reverse_step import check_step, learned_log_variance, rows, work_dtype
+from .reverse_step import check_step, rows, work_dtype
 
 
 def _check_arguments(
@@ -20,7 +20,7 @@ def _check_arguments(
 def _fake(
     x_0: Tensor, x_t: Tensor, model_output: Tensor, t: Tensor, table: Tensor, variance: Tensor | None = None, clip: float | None = None
 ) -> Tensor:
-    return x_t.new_empty((x_t.shape[0], 1, x_t.shape[2], x_t.shape[3]))
+    return x_t.new_empty((x_t.shape[0], 1, x_t.shape[2], x_t.shape[3]), dtype=work_dtype(x_t.dtype))
 
 
 @op(_check_arguments, _fake)
@@ -32,7 +32,7 @@ def kl_map(
     KL = (-1 + l_p - l_q + exp(l_q - l_p) + (mu_q - mu_p)^2 exp(-l_p)) / 2 with l_q = log beta~_t (at t = 0 that of t = 1), l_p
     the model's log variance (learned from `variance`, else the row's fixed one) and mu_q - mu_p = c_1 (x_0 - x_0 predicted).
 
-    x_0, x_t, model_output, variance: one floating dtype, [B, C, H, W]; half types are computed in float32. t: int64 [B], indices of
+    x_0, x_t, model_output, variance: one floating dtype, [B, C, H, W]; the map of half types is float32. t: int64 [B], indices of
     the table. table: [T, 9] from `Schedule.ddpm_table`. Raises `ValueError` for other shapes or dtypes. Source: Lu et al. 2023,
     equation 9.
     """
@@ -41,9 +41,8 @@ def kl_map(
     predicted = a * x_t.to(work) + b * model_output.to(work)
     if clip is not None:
         predicted = predicted.clamp(-clip, clip)
-    l_p = fixed if variance is None else learned_log_variance(variance.to(work), small, large)
     difference = c_1 * (x_0.to(work) - predicted)
-    # small - l_p is zero or negative; expm1 keeps the digits where the two variances nearly agree.
-    gap = small - l_p
-    kl = 0.5 * (torch.expm1(gap) - gap + difference * difference * torch.exp(-l_p))
-    return kl.mean(1, keepdim=True).to(x_t.dtype)
+    # l_q - l_p; as k (small - large) it keeps the digits that the difference of the two would cancel.
+    gap = small - fixed if variance is None else (variance.to(work) + 1) / 2 * (small - large)
+    kl = 0.5 * (torch.expm1(gap) - gap + difference * difference * torch.exp(gap - small))
+    return kl.mean(1, keepdim=True)
