@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy.py CATEGORY_FOLDER --minutes 15
 
-writes benchmarks/results/accuracy_<category>.json with the commands, the metrics, the trivial baselines measured on the same test
+writes benchmarks/results/accuracy_<category>.json with the commands (a training that was cut short is resumed), the metrics, the trivial baselines measured on the same test
 images (brightness as score), the machine, the versions and the commit.
 """
 
@@ -33,7 +33,7 @@ def main() -> None:
     name = options.data.name
     run = options.runs / name
     commands = [
-        ["train", str(options.data), "--output", str(run), "--max-minutes", options.minutes, "--device", "cpu", "--json"],
+        ["train", str(options.data), "--output", str(run), "--max-minutes", options.minutes, "--device", "cpu", "--resume", "--json"],
         ["eval", str(run), str(options.data), "--output", str(run / "eval"), "--device", "cpu", "--json"],
     ]
     trained, metrics = (_run(command) for command in commands)
@@ -47,6 +47,7 @@ def main() -> None:
         "versions": {"diffnoise": dn.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
     }
+    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"accuracy_{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

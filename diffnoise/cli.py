@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -110,6 +111,10 @@ def _train(options: argparse.Namespace) -> int:
     _log(f"{len(samples)} good images, {channels} channel(s), {_parameters(detector)}, on {detector.device}")
     detector.fit(options.data, config.training, folder=options.output, resume=options.resume, progress=True)
     assert detector.calibration is not None
+    rate, kept_out = detector.scoring.false_alarm_rate, detector.calibration.good_images
+    if kept_out < 1 / rate - 1:
+        needed = math.ceil(1 / rate - 1)
+        _log(f"The threshold comes from only {kept_out} good images; {needed} are needed to promise {rate:.0%} false alarms. Give more good images.")
     summary = {
         "detector": str(Path(options.output)),
         "steps": detector.provenance["steps"],

@@ -23,7 +23,7 @@ from .models import UNet, UNetConfig
 from .noise import NOISE_VERSION, Noise, Simplex, from_config
 from .schedule import Prediction, Schedule
 from .scoring import FrameJob, FrameResult, FrameScorer, Scoring
-from .training import Trainer, Training
+from .training import CHECKPOINT_NAME, Trainer, Training
 
 FILE_NAME = "detector.safetensors"
 Images = Tensor | np.ndarray | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -161,6 +161,8 @@ class Detector:
         folder = Path(folder) if folder is not None else None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+            if not resume and (folder / CHECKPOINT_NAME).exists():
+                raise CheckpointError(f"{folder} already holds a training; resume it (--resume), or train into another folder.")
         images = self._good_images(data)
         generator = torch.Generator().manual_seed(training.seed)
         order = torch.randperm(len(images), generator=generator).tolist()
@@ -173,8 +175,6 @@ class Detector:
         )
         if resume and trainer.checkpoint_path is not None and trainer.checkpoint_path.exists():
             trainer.resume()
-        elif folder is not None:
-            (folder / "train.csv").unlink(missing_ok=True)
         trainer.run(progress)
         self.model.load_state_dict(trainer.ema.module.state_dict())
         self.model.eval()
@@ -252,26 +252,19 @@ class Detector:
         """Score image files of any sizes, one result each in the given order; a file that fails gives a result with `error` set."""
         calibration = self._calibrated()
 
-        def load() -> Iterator[tuple[tuple[Path, str], Tensor | None]]:
+        def load() -> Iterator[tuple[tuple[Path, Tensor | None, str], Tensor | None]]:
             for path in map(Path, paths):
                 try:
-                    yield (path, ""), read_image(path, self.channels)
-                except (DataError, OSError) as error:
-                    yield (path, str(error)), None
+                    image, error = read_image(path, self.channels), ""
+                except (DataError, OSError) as problem:
+                    image, error = None, str(problem)
+                yield (path, image, error), image
 
-        images: deque[Tensor] = deque()
-
-        def remember(items: Iterator[tuple[tuple[Path, str], Tensor | None]]) -> Iterator[tuple[tuple[Path, str], Tensor | None]]:
-            for key, image in items:
-                if image is not None:
-                    images.append(image)
-                yield key, image
-
-        for (path, error), scales, reconstruction in self._run(remember(load())):
+        for (path, image, error), scales, reconstruction in self._run(load()):
             if error:
                 yield ImageResult(path, error)
                 continue
-            image, anomaly_map = images.popleft(), _combine(scales, calibration.scales)
+            anomaly_map = _combine(scales, calibration.scales)
             if not bool(torch.isfinite(anomaly_map).all()):
                 yield ImageResult(path, f"{path}: {_NOT_FINITE}")
                 continue

@@ -27,6 +27,7 @@ from .schedule import Prediction, Schedule
 
 Loss = Literal["l2", "l1"]
 Precision = Literal["auto", "fp32", "bf16"]
+CHECKPOINT_NAME = "checkpoint.safetensors"
 LOG_STEPS = 20
 LOG_COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "images_per_second", "seconds")
 
@@ -130,10 +131,12 @@ class Trainer:
 
     @property
     def checkpoint_path(self) -> Path | None:
-        return self._folder and self._folder / "checkpoint.safetensors"
+        return self._folder and self._folder / CHECKPOINT_NAME
 
     def run(self, progress: bool = False) -> None:
         """Train until the limit; writes checkpoints and the log meanwhile. Raises `RuntimeError` if the loss is not finite."""
+        if self.step == 0 and self._log_path is not None:
+            self._log_path.unlink(missing_ok=True)
         started = time.monotonic() - self.seconds
         saved = logged = time.monotonic()
         losses: list[float] = []
