@@ -34,7 +34,8 @@ def make_seeds(
 class Noise:
     """Base of the noise models: call one to make noise.
 
-    `noise((B, C, H, W), t=t, seeds=seeds)` returns a tensor of that shape, float32 unless `dtype` says otherwise.
+    `noise((B, C, H, W), t=t, seeds=seeds)` returns a tensor of that shape, float32 unless `dtype` says otherwise, on the
+    device of `seeds` unless `device` does.
     t: int64 [B] schedule indices; seeds: int64 [B]. origins: int64 [B, 2], the (y, x) of each sample's first pixel when it is a tile of
     an image of size `extent` = (H, W). device: that of `seeds` unless given. The same address gives the same bits in any batch, order or tile.
     """
