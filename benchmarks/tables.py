@@ -39,8 +39,8 @@ def rendered(readme: str) -> str:
     """The README with its tables made anew."""
     tables: dict[str, Any] = {"accuracy": accuracy}
     for name, table in tables.items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-        readme = re.sub(pattern, lambda m, table=table: m[1] + table() + m[2], readme, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        readme = re.sub(pattern, lambda m, table=table: m[1] + table() + "\n" + m[2], readme, flags=re.DOTALL)
     return readme
 
 
