@@ -21,7 +21,7 @@ demo-detector: .venv/installed  ## train the detector that comes with the packag
 	$(BIN)/python -m diffnoise.demo.train
 
 clean:
-	rm -rf .venv build runs *.egg-info diffnoise/_C*.so
+	rm -rf .venv build runs/demo *.egg-info diffnoise/_C*.so
 
 .venv/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "diffnoise needs Python 3.11 or later; name one with make PYTHON=..." && false)

@@ -34,8 +34,9 @@ def main() -> None:
     run = options.runs / name
     commands = [
         ["train", str(options.data), "--output", str(run), "--max-minutes", options.minutes, "--device", "cpu", "--resume", "--json"],
-        ["eval", str(run), str(options.data), "--output", str(run / "eval"), "--device", "cpu", "--json"],
+        ["eval", str(run), str(options.data), "--output", str(run / "eval"), "--overwrite", "--device", "cpu", "--json"],
     ]
+    commit = _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
     trained, metrics = (_run(command) for command in commands)
     result = {
         "category": name,
@@ -45,12 +46,16 @@ def main() -> None:
         "baselines": brightness(options.data),
         "machine": {"processor": _processor(), "threads": torch.get_num_threads()},
         "versions": {"diffnoise": dn.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": commit,
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"accuracy_{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
 
 
 def _run(arguments: list[str]) -> dict[str, Any]:

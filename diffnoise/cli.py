@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("detector", metavar="RUN", help="folder of a trained detector")
     score.add_argument("paths", metavar="PATH", nargs="+", help="images, folders, category folders or CSV manifests")
     score.add_argument("--output", metavar="DIR", required=True)
+    score.add_argument("--overwrite", action="store_true", help="replace an earlier run in DIR")
     _common(score)
     score.set_defaults(run=_score)
 
@@ -81,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("detector", metavar="RUN", help="folder of a trained detector")
     evaluation.add_argument("data", metavar="DATA", help="category folder in MVTec layout, or CSV manifest")
     evaluation.add_argument("--output", metavar="DIR", help="also write the table, maps, overlays and report there")
+    evaluation.add_argument("--overwrite", action="store_true", help="replace an earlier run in DIR")
     _common(evaluation)
     evaluation.set_defaults(run=_eval)
 
@@ -151,7 +154,7 @@ def _config(options: argparse.Namespace, channels: int) -> Config:
 def _score(options: argparse.Namespace) -> int:
     samples = [sample for path in options.paths for sample in find_samples(path)]
     detector = load(options.detector, device=options.device)
-    with RunWriter(options.output, detector, title="Anomaly scores") as writer:
+    with RunWriter(options.output, detector, title="Anomaly scores", overwrite=options.overwrite) as writer:
         for done, scored in enumerate(score_samples(detector, samples), start=1):
             writer.add(scored)
             _progress(done, len(samples))
@@ -161,7 +164,7 @@ def _score(options: argparse.Namespace) -> int:
 
 def _eval(options: argparse.Namespace) -> int:
     detector = load(options.detector, device=options.device)
-    metrics, failures = _evaluate(detector, find_samples(options.data, "test"), options.output, title=f"Evaluation on {Path(options.data).name}")
+    metrics, failures = _evaluate(detector, find_samples(options.data, "test"), options.output, f"Evaluation on {Path(options.data).name}", options.overwrite)
     _show(metrics, options.json)
     return _outcome(failures, metrics["images"])
 
@@ -173,20 +176,22 @@ def _demo(options: argparse.Namespace) -> int:
     data = folder / "data"
     if not data.exists():
         _log(f"drawing the demo's test images into {data}")
-        demo.build(data)
+        unfinished = folder / "data.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        demo.build(unfinished).rename(data)
     detector = load(demo.DETECTOR, device=options.device)
-    metrics, failures = _evaluate(detector, find_samples(data, "test"), folder, title="diffnoise demo")
+    metrics, failures = _evaluate(detector, find_samples(data, "test"), folder, "diffnoise demo", overwrite=True)
     _show(metrics | {"report": str(folder / "report.html")}, options.json)
     return _outcome(failures, metrics["images"])
 
 
-def _evaluate(detector: Detector, samples: list[Sample], output: str | Path | None, title: str) -> tuple[dict[str, Any], int]:
+def _evaluate(detector: Detector, samples: list[Sample], output: str | Path | None, title: str, overwrite: bool) -> tuple[dict[str, Any], int]:
     """Metrics over all samples that could be scored, and the number of those that could not."""
     if any(sample.label is None for sample in samples):
         raise DataError("An evaluation needs labelled images: a category folder with test/good and test/<defect>, or a manifest with label_index.")
     scores, labels, maps, masks, failures = [], [], [], [], 0
     started = time.perf_counter()
-    with RunWriter(output, detector, title) if output else nullcontext() as writer:
+    with RunWriter(output, detector, title, overwrite) if output else nullcontext() as writer:
         for done, scored in enumerate(score_samples(detector, samples), start=1):
             if writer:
                 writer.add(scored)

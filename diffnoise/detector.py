@@ -117,6 +117,8 @@ class Detector:
         t_max = self.provenance.get("training", {}).get("t_max")
         if t_max is not None and max(scoring.starts) > t_max:
             raise ValueError(f"This detector was trained for noise scales up to {t_max}, so starts {scoring.starts} is out of its reach.")
+        if scoring.learned_variance and isinstance(self.model, UNet) and not self.model.config.learn_variance:
+            raise ValueError('The variance "learned_range" needs a model with learn_variance=True.')
         self._scorer = FrameScorer(self.model, self.noise, self.schedule, self.prediction, scoring, self.device)
         self._scoring = scoring
         self.calibration = None
@@ -193,12 +195,14 @@ class Detector:
     def calibrate(self, good: Sequence[Tensor]) -> None:
         """Set map units and thresholds from good images [C, H, W] in [-1, 1] that the model was not trained on."""
         self.calibration = None
-        raw = [scales for _, scales, _ in self._run((None, image) for image in good)]
+        raw = []
+        for _, scales, reconstruction in self._run((None, image) for image in good):
+            if not _finite(scales, reconstruction):
+                raise ValueError(f"There are no thresholds: {_NOT_FINITE}")
+            raw.append(scales)
         constants = []
         for scale in range(len(self.scoring.starts)):
             pixels = np.concatenate([maps[scale].numpy().ravel() for maps in raw]).astype(np.float64)
-            if not np.isfinite(pixels).all():
-                raise ValueError(f"There are no thresholds: {_NOT_FINITE}")
             constants.append((float(pixels.mean()), max(float(pixels.std()), 1e-12)))
         maps = [_combine(scales, constants) for scales in raw]
         rate = self.scoring.false_alarm_rate
@@ -243,7 +247,7 @@ class Detector:
         maps, reconstructions = torch.zeros(len(loaded), 1, height, width), torch.zeros(len(loaded), self.channels, height, width)
         for i, (_, scales, reconstruction) in enumerate(self._run((None, image) for image in loaded)):
             maps[i], reconstructions[i] = _combine(scales, calibration.scales), reconstruction
-            if not bool(torch.isfinite(maps[i]).all()):
+            if not _finite(maps[i], reconstruction):
                 raise ValueError(f"Image {i}: {_NOT_FINITE}")
         scores = torch.tensor([self._image_score(m) for m in maps])
         return PredictionBatch(scores, scores > calibration.image_threshold, maps, maps > calibration.pixel_threshold, reconstructions)
@@ -265,7 +269,7 @@ class Detector:
                 yield ImageResult(path, error)
                 continue
             anomaly_map = _combine(scales, calibration.scales)
-            if not bool(torch.isfinite(anomaly_map).all()):
+            if not _finite(anomaly_map, reconstruction):
                 yield ImageResult(path, f"{path}: {_NOT_FINITE}")
                 continue
             score = self._image_score(anomaly_map)
@@ -394,6 +398,11 @@ def _image_channels(model: nn.Module) -> int:
         if isinstance(value, int):
             return value
     raise ValueError("The model does not tell its number of image channels; pass it as channels=.")
+
+
+def _finite(*tensors: Tensor) -> bool:
+    """Clipping hides an infinite output from a KL map, but not from the reconstruction."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def _combine(scales: Tensor, constants: Sequence[tuple[float, float]]) -> Tensor:

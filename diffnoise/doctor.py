@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import __version__, ops
-from .ops import _native, _philox
+from .ops import _native, _philox, _triton
 from .schedule import Schedule
 
 # Random123's known answers for philox4x32-10: counter, key, result.
@@ -95,7 +95,7 @@ def report() -> dict[str, Any]:
         "versions": {"diffnoise": __version__, "python": platform.python_version(), "torch": torch.__version__},
         "cpu": {"machine": platform.machine(), "torch_isa": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()},
         "cuda": {"available": torch.cuda.is_available(), "torch_built_for": torch.version.cuda},
-        "triton": importlib.util.find_spec("triton") is not None,
+        "triton": {"registered": _triton.reason is None, "reason": _triton.reason},
         "native": {
             "loaded": native.loaded,
             "path": str(native.path) if native.path else None,
@@ -112,13 +112,14 @@ def report() -> dict[str, Any]:
 
 def _table(found: dict[str, Any]) -> str:
     versions, native, cpu, cuda = found["versions"], found["native"], found["cpu"], found["cuda"]
+    triton = found["triton"]["reason"]
     kernels = f"{native['path']}, running {native['isa']}" if native["loaded"] else f"not loaded: {native['reason']}"
     lines = [
         f"diffnoise {versions['diffnoise']}, torch {versions['torch']}, Python {versions['python']}",
         f"CPU       {cpu['machine']}, {cpu['torch_isa']}, {cpu['threads']} threads",
-        f"CUDA      {'available' if cuda['available'] else 'not available'} (torch built for {cuda['torch_built_for'] or 'CPU only'}),"
-        f" Triton {'installed' if found['triton'] else 'not installed'}",
-        f"kernels   {kernels}",
+        f"CUDA      {'available' if cuda['available'] else 'not available'} (torch built for {cuda['torch_built_for'] or 'CPU only'})",
+        f"C++       {kernels}",
+        f"Triton    {f'not registered: {triton}' if triton else 'registered'}",
         "",
         f"{'op':<20}{'CPU':<12}CUDA",
     ]

@@ -37,7 +37,7 @@ class Noise:
     `noise((B, C, H, W), t=t, seeds=seeds)` returns a tensor of that shape, float32 unless `dtype` says otherwise, on the
     device of `seeds` unless `device` does.
     t: int64 [B] schedule indices; seeds: int64 [B]. origins: int64 [B, 2], the (y, x) of each sample's first pixel when it is a tile of
-    an image of size `extent` = (H, W). device: that of `seeds` unless given. The same address gives the same bits in any batch, order or tile.
+    an image of size `extent` = (H, W). The same address gives the same bits in any batch, order or tile.
     """
 
     kind: ClassVar[str]
@@ -278,4 +278,4 @@ def noise_like(
         raise ValueError("Give either seeds, or seed or generator to make them from, not both.")
     if t is None:
         t = torch.zeros_like(seeds)
-    return from_config({"kind": kind})(x.shape, t=t, seeds=seeds, dtype=x.dtype)
+    return from_config({"kind": kind})(x.shape, t=t, seeds=seeds, device=x.device, dtype=x.dtype)

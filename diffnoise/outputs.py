@@ -57,10 +57,12 @@ class RunWriter:
     and those of the image scores otherwise. folder: `scores.csv`, `maps/`, `overlays/`.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], detector: Detector, title: str) -> None:
+    def __init__(self, folder: str | os.PathLike[str], detector: Detector, title: str, overwrite: bool = False) -> None:
         if detector.calibration is None:
             raise RuntimeError("The detector has no thresholds yet; fit or calibrate it first.")
         self.folder = Path(folder)
+        if not overwrite and (self.folder / "scores.csv").exists():
+            raise DataError(f"{self.folder} holds an earlier run (scores.csv); write into another folder, or add --overwrite.")
         self._calibration: Calibration = detector.calibration
         self._detector, self._title = detector, title
         self.failures = 0

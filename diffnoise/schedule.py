@@ -92,7 +92,7 @@ class Schedule:
         beta = 1 - alpha
         posterior = beta * (1 - ab_p) / (1 - ab_t)
         # At the last step the posterior variance is 0; its logarithm takes the value of the step before.
-        first_positive = posterior[posterior > 0].min() if bool((posterior > 0).any()) else posterior.new_tensor(1e-20)
+        first_positive = posterior[posterior > 0][0] if bool((posterior > 0).any()) else posterior.new_tensor(1e-20)
         log_small = torch.where(posterior > 0, posterior, first_positive).log()
         log_large = torch.where(posterior > 0, beta, first_positive).log() if variance == "fixed_large" else beta.log()
         fixed = log_large if variance == "fixed_large" else log_small

@@ -61,6 +61,8 @@ class Scoring:
             raise ValueError(f'reverse_noise must be "gaussian" or "same", not {self.reverse_noise!r}.')
         if not self.starts or min(self.starts) < 1:
             raise ValueError(f"starts must hold at least one positive number of steps, not {self.starts}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in 0..2**32 - 1, not {self.seed}.")
         for name in ("steps", "top_k", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
@@ -75,6 +77,11 @@ class Scoring:
         if self.filter == "gaussian" and not self.filter_sigma > 0:
             raise ValueError(f"filter_sigma must be positive, not {self.filter_sigma}.")
 
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the model's variance output is used: by DDPM steps and KL maps; DDIM has a variance of its own."""
+        return self.variance == "learned_range" and (self.map == "kl" or self.sampler == "ddpm")
+
 
 @dataclass(frozen=True)
 class FrameJob:
@@ -88,7 +95,7 @@ class FrameJob:
 @dataclass(frozen=True)
 class FrameResult:
     maps: Tensor  # [number of scales, S, S], filtered, averaged over samples
-    reconstruction: Tensor  # [C, S, S], of the last scale, averaged over samples
+    reconstruction: Tensor  # [C, S, S], averaged over scales and samples
 
 
 class FrameScorer:
@@ -128,7 +135,7 @@ class FrameScorer:
         scoring = self._scoring
         x_0 = job.frame.to(self._device).unsqueeze(0)
         origins = torch.tensor([job.origin], device=self._device)
-        maps = []
+        maps, reconstructions = [], []
         for start in scoring.starts:
             samples = [
                 self._one_sample(x_0, start, torch.tensor([job.seed + sample], device=self._device), origins)
@@ -141,7 +148,8 @@ class FrameScorer:
                 error = anomaly.squared_error if scoring.map == "squared" else anomaly.absolute_error
                 anomaly_map = error(x_0, reconstruction)
             maps.append(self._filter(anomaly_map)[0, 0])
-        return FrameResult(torch.stack(maps).cpu(), reconstruction[0].cpu())
+            reconstructions.append(reconstruction[0])
+        return FrameResult(torch.stack(maps).cpu(), torch.stack(reconstructions).mean(0).cpu())
 
     def _one_sample(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor) -> tuple[Tensor, Tensor]:
         """A reconstruction [1, C, S, S] and, for KL maps, the KL [1, 1, S, S] (zeros otherwise)."""
@@ -149,7 +157,7 @@ class FrameScorer:
         t = torch.full_like(seeds, start - 1)
         eps = self._noise(x_0.shape, t=t, seeds=seeds, origins=origins)
         x_t = add_noise(x_0, eps, t, self._schedule, scoring.omega)
-        learned = scoring.variance == "learned_range"
+        learned = scoring.learned_variance
         if scoring.map == "kl":
             prediction, variance = denoise(self._model, x_t, t, learned)
             reconstruction = ops.reverse_step(x_t, prediction, t, self._x_0_table, clip=scoring.clip)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -84,6 +85,8 @@ class Training:
             raise ValueError(f'loss must be "l2" or "l1", not {self.loss!r}.')
         if self.precision not in get_args(Precision):
             raise ValueError(f'precision must be "auto", "fp32" or "bf16", not {self.precision!r}.')
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in 0..2**32 - 1, not {self.seed}.")
         if not 0 < self.calibration_share < 1:
             raise ValueError(f"calibration_share must lie between 0 and 1, not {self.calibration_share}.")
 
@@ -240,7 +243,7 @@ class Trainer:
         """Continue from the checkpoint in the folder, exactly; raises `CheckpointError` if it does not fit the settings."""
         assert self.checkpoint_path is not None
         tensors, meta = load_checkpoint(self.checkpoint_path, "training")
-        now, before = self._settings(), meta.get("settings", {})
+        now, before = json.loads(json.dumps(self._settings())), meta.get("settings", {})  # tuples are lists in JSON
         # A limit may be raised; anything else would make it another training.
         limits = ("max_steps", "max_minutes", "save_seconds")
         changed = [k for k in now if k not in limits and before.get(k) != now[k]]
@@ -282,7 +285,8 @@ class Trainer:
             "schedule": hashlib.sha256(self.schedule.betas.numpy().tobytes()).hexdigest(),
             "prediction": self.prediction,
             "frame size": self._size,
-            "number of images": len(self._frames),
+            "images": _digest(self._frames),
+            "model": self.model.config.to_dict() if isinstance(self.model, UNet) else None,
         }
 
     @property
@@ -297,6 +301,13 @@ class Trainer:
             if file.tell() == 0:
                 writer.writerow(LOG_COLUMNS)
             writer.writerow([self.step, f"{loss:.6g}", f"{gradient_norm:.4g}", f"{rate:.4g}", f"{images_per_second:.2f}", f"{self.seconds:.2f}"])
+
+
+def _digest(frames: Tensor | Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(frame.contiguous().numpy())
+    return digest.hexdigest()
 
 
 def _epoch_order(seed: int, epoch: int, count: int) -> Tensor:

@@ -22,6 +22,7 @@ COMMANDS = re.findall(r"^diffnoise .*?(?=\s+#|$)", README, flags=re.MULTILINE)
 def test_the_tables_are_those_of_the_result_files():
     done = subprocess.run([sys.executable, ROOT / "benchmarks/tables.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+    assert all(f"| {category} | diffnoise" in README for category in ("magnetic_tile", "screw"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -41,7 +41,7 @@ _status = _load()
 if not _status.loaded and os.environ.get("DIFFNOISE_NATIVE") != "0":
     warnings.warn(
         f"diffnoise runs without its compiled kernels: {_status.reason}. The PyTorch references serve instead, with the same "
-        "results but roughly 5 to 100 times slower. Build the kernels with `pip install -e . --no-build-isolation` in a "
+        "results but slower, some of them many times. Build the kernels with `pip install -e . --no-build-isolation` in a "
         "checkout, or set DIFFNOISE_NATIVE=0 to silence this warning.",
         RuntimeWarning,
         stacklevel=2,
