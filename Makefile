@@ -29,7 +29,7 @@ clean:
 	$(PYTHON) -m venv .venv
 	touch $@
 
-.venv/dependencies: .venv/pip requirements.txt
+.venv/dependencies: .venv/pip requirements.txt constraints.txt
 	@echo "==> Installing the pinned dependencies (torch is the large one)"
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
