@@ -286,3 +286,26 @@ def test_an_interrupted_run_keeps_what_it_has(
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "--version")[:2] == (0, f"diffnoise {dn.__version__}\n")
+
+
+def test_an_earlier_run_is_replaced_only_when_asked(category: Path, config: str, tmp_path: Path, capsys) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert call(capsys, "train", category, "--output", run, "--config", config)[0] == 0
+    assert call(capsys, "score", run, category / "test", "--output", out)[0] == 0
+    before = (out / "scores.csv").read_bytes()
+    code, _, error = call(capsys, "score", run, category / "train/good", "--output", out)
+    assert code == 1 and "earlier run" in sentence(error) and "--overwrite" in sentence(error)
+    assert (out / "scores.csv").read_bytes() == before
+    assert call(capsys, "score", run, category / "train/good", "--output", out, "--overwrite")[0] == 0
+    assert (out / "scores.csv").read_bytes() != before
+    code, _, error = call(capsys, "train", category, "--output", run, "--config", config)
+    assert code == 1 and "already holds a training" in sentence(error)
+
+
+def test_resume_refuses_other_images_of_the_same_number(category: Path, config: str, tmp_path: Path, capsys) -> None:
+    assert call(capsys, "train", category, "--output", tmp_path / "run", "--config", config)[0] == 0
+    first = sorted((category / "train/good").iterdir())[0]
+    pixels = np.asarray(Image.open(first))
+    Image.fromarray(255 - pixels).save(first)
+    code, _, error = call(capsys, "train", category, "--output", tmp_path / "run", "--config", config, "--resume")
+    assert code == 1 and "other settings (images)" in sentence(error)

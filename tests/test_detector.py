@@ -483,3 +483,23 @@ def test_impossible_detectors_are_refused() -> None:
 def test_impossible_scorings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=list(wrong)[-1]):
         dn.Scoring(**wrong)
+
+
+class Infinite(nn.Module):
+    """Its infinity is clipped away in the predicted x_0, and so in a KL map."""
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        output = torch.zeros_like(x_t)
+        output[..., 3, 3] = torch.inf
+        return output
+
+
+def test_an_infinite_output_is_not_hidden_by_the_clip_of_a_kl_map() -> None:
+    detector = dn.Detector(Infinite(), channels=1, framing=dn.Framing(16), scoring=dn.Scoring(starts=(60,), map="kl"))
+    with pytest.raises(ValueError, match="not finite"):
+        detector.calibrate(inside(good()))
+
+
+def test_a_learned_variance_needs_a_model_that_has_one() -> None:
+    with pytest.raises(ValueError, match="learn_variance=True"):
+        dn.Detector(TINY, framing=dn.Framing(16), scoring=dn.Scoring(sampler="ddpm", variance="learned_range"))
