@@ -15,6 +15,7 @@ test: .venv/installed-test lint  ## the whole test suite
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 demo-detector: .venv/installed  ## train the detector that comes with the package, from the package's photographs alone
 	@echo "==> Training the demo's detector"

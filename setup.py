@@ -37,7 +37,11 @@ def native():
         if not shutil.which(compiler.split()[0]):
             reason = f"there is no C++ compiler `{compiler}`. Install one, or name yours in CXX."
     if reason:
-        return {"ext_modules": [Extension(name, sources)], "cmdclass": {"build_ext": explain(reason)}, "options": options}
+        return {
+            "ext_modules": [Extension(name, sources)],
+            "cmdclass": {"build_ext": explain(reason)},
+            "options": options,
+        }
     extension = CppExtension(
         name,
         sources,

@@ -33,8 +33,29 @@ def main() -> None:
     name = options.data.name
     run = options.runs / name
     commands = [
-        ["train", str(options.data), "--output", str(run), "--max-minutes", options.minutes, "--device", "cpu", "--resume", "--json"],
-        ["eval", str(run), str(options.data), "--output", str(run / "eval"), "--overwrite", "--device", "cpu", "--json"],
+        [
+            "train",
+            str(options.data),
+            "--output",
+            str(run),
+            "--max-minutes",
+            options.minutes,
+            "--device",
+            "cpu",
+            "--resume",
+            "--json",
+        ],
+        [
+            "eval",
+            str(run),
+            str(options.data),
+            "--output",
+            str(run / "eval"),
+            "--overwrite",
+            "--device",
+            "cpu",
+            "--json",
+        ],
     ]
     commit = _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
     trained, metrics = (_run(command) for command in commands)
@@ -59,7 +80,9 @@ def _git(*arguments: str) -> str:
 
 
 def _run(arguments: list[str]) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", "diffnoise", *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "diffnoise", *arguments], stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
@@ -68,7 +91,10 @@ def brightness(data: Path) -> dict[str, float | None]:
     samples = dn.data.find_samples(data, "test")
     images = [dn.data.read_image(sample.path, 1)[0] for sample in samples]
     labels = [int(bool(sample.label)) for sample in samples]
-    masks = [None if s.mask is None else dn.data.read_mask(s.mask, (x.shape[0], x.shape[1])) for s, x in zip(samples, images, strict=True)]
+    masks = [
+        None if s.mask is None else dn.data.read_mask(s.mask, (x.shape[0], x.shape[1]))
+        for s, x in zip(samples, images, strict=True)
+    ]
     found: dict[str, float | None] = {}
     for sign in (1, -1):
         maps = [sign * image for image in images]
@@ -80,7 +106,11 @@ def brightness(data: Path) -> dict[str, float | None]:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 

@@ -1,6 +1,6 @@
 """Draws the README's picture: input, reconstruction and heat map of the demo's images.
 
-    python benchmarks/picture.py            # after `make demo`
+python benchmarks/picture.py            # after `make demo`
 """
 
 from __future__ import annotations
@@ -32,9 +32,18 @@ def main() -> None:
         image = dn.data.read_image(sample.path, detector.channels)
         (result,) = detector.predict_files([sample.path])
         assert result.anomaly_map is not None and result.reconstruction is not None
-        mask = np.zeros(image.shape[1:], bool) if sample.mask is None else dn.data.read_mask(sample.mask, image.shape[1:]).numpy()
+        mask = (
+            np.zeros(image.shape[1:], bool)
+            if sample.mask is None
+            else dn.data.read_mask(sample.mask, image.shape[1:]).numpy()
+        )
         heat = overlay(image, result.anomaly_map[0], calibration.pixel_threshold, 0.0, calibration.high)
-        rows = [_grey(to_pixels(image)), _grey(to_pixels(result.reconstruction)), heat, _grey(mask.astype(np.uint8) * 255)]
+        rows = [
+            _grey(to_pixels(image)),
+            _grey(to_pixels(result.reconstruction)),
+            heat,
+            _grey(mask.astype(np.uint8) * 255),
+        ]
         columns.append(_stack(rows, axis=0))
     Image.fromarray(_stack(columns, axis=1)).save(OUTPUT, optimize=True)
 

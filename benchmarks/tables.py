@@ -1,6 +1,6 @@
 """Writes the README's tables from benchmarks/results; `--check` only says whether they are up to date.
 
-    python benchmarks/tables.py [--check]
+python benchmarks/tables.py [--check]
 """
 
 from __future__ import annotations
@@ -18,12 +18,22 @@ NEAREST_NEIGHBOUR = {"magnetic_tile": (0.840, 0.794), "screw": (0.658, 0.974)}
 
 
 def accuracy() -> str:
-    lines = ["| category | method | image AUROC | pixel AUROC | pixel AP | pixel AUPRO | images/s |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| category | method | image AUROC | pixel AUROC | pixel AP | pixel AUPRO | images/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for path in sorted((ROOT / "benchmarks/results").glob("accuracy_*.json")):
         result = json.loads(path.read_text())
         name, metrics = result["category"], result["metrics"]
         minutes = result["training"]["seconds"] / 60
-        lines.append(_row(name, f"diffnoise, {minutes:.0f} minutes on {result['machine']['threads']} CPU cores", [metrics[k] for k in KEYS], metrics["fps"]))
+        lines.append(
+            _row(
+                name,
+                f"diffnoise, {minutes:.0f} minutes on {result['machine']['threads']} CPU cores",
+                [metrics[k] for k in KEYS],
+                metrics["fps"],
+            )
+        )
         lines.append(_row("", "brightness, the better sign", [result["baselines"][f"brightness_{k}"] for k in KEYS]))
         if name in NEAREST_NEIGHBOUR:
             lines.append(_row("", "nearest neighbour on pretrained features", [*NEAREST_NEIGHBOUR[name], None, None]))
@@ -49,7 +59,11 @@ def main() -> int:
     before = path.read_text()
     after = rendered(before)
     if "--check" in sys.argv:
-        print("up to date" if before == after else "README.md differs from benchmarks/results: run python benchmarks/tables.py")
+        print(
+            "up to date"
+            if before == after
+            else "README.md differs from benchmarks/results: run python benchmarks/tables.py"
+        )
         return int(before != after)
     path.write_text(after)
     return 0

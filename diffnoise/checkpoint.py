@@ -61,13 +61,17 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, 
             header = (file.metadata() or {}).get("diffnoise")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file ({error}); restore it from a copy or train again.") from None
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}); restore it from a copy or train again."
+        ) from None
     try:
         meta = json.loads(header or "")
     except ValueError:
         meta = None
     if not isinstance(meta, dict) or meta.get("kind") != kind:
-        raise CheckpointError(f"{path} was not written by diffnoise as a {kind} file; give the file that a diffnoise run made.")
+        raise CheckpointError(
+            f"{path} was not written by diffnoise as a {kind} file; give the file that a diffnoise run made."
+        )
     if meta.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {meta.get('format_version')}, this diffnoise reads version {FORMAT_VERSION}; "

@@ -38,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"diffnoise: {error}", file=sys.stderr)
         return USAGE
     except OSError as error:
-        print(f"diffnoise: {error.filename or 'A file'} cannot be used ({error.strerror}); check the path, its permissions and the free space.", file=sys.stderr)
+        print(
+            f"diffnoise: {error.filename or 'A file'} cannot be used ({error.strerror}); check the path, its permissions and the free space.",
+            file=sys.stderr,
+        )
         return FAILED
     except (DataError, CheckpointError, ValueError, RuntimeError) as error:
         print(f"diffnoise: {error}", file=sys.stderr)
@@ -54,15 +57,25 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a detector on good images")
-    train.add_argument("data", metavar="DATA", help="category folder in MVTec layout, plain folder of good images, or CSV manifest")
-    train.add_argument("--output", metavar="RUN", required=True, help="folder for the detector, its checkpoint and its log")
-    train.add_argument("--preset", default="small", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default: small)")
+    train.add_argument(
+        "data", metavar="DATA", help="category folder in MVTec layout, plain folder of good images, or CSV manifest"
+    )
+    train.add_argument(
+        "--output", metavar="RUN", required=True, help="folder for the detector, its checkpoint and its log"
+    )
+    train.add_argument(
+        "--preset", default="small", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default: small)"
+    )
     train.add_argument("--config", metavar="FILE", help="JSON file with sections that change the preset's settings")
     train.add_argument("--image-size", type=int, metavar="N", help="side of the frames in pixels")
     train.add_argument("--framing", choices=("resize", "crop", "tile"), help="how images become frames of that size")
-    train.add_argument("--channels", type=int, metavar="C", help="1 for grey, 3 for colour (default: as the images are)")
+    train.add_argument(
+        "--channels", type=int, metavar="C", help="1 for grey, 3 for colour (default: as the images are)"
+    )
     train.add_argument("--noise", metavar="KIND", help="gaussian, simplex, tsimplex, gmm, tsg or kts")
-    train.add_argument("--augment", metavar="LIST", help='such as "hflip,rotate=10,shift=0.05"; only what keeps good images good')
+    train.add_argument(
+        "--augment", metavar="LIST", help='such as "hflip,rotate=10,shift=0.05"; only what keeps good images good'
+    )
     train.add_argument("--batch-size", type=int, metavar="N")
     train.add_argument("--max-minutes", type=float, metavar="M")
     train.add_argument("--max-steps", type=int, metavar="N")
@@ -87,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     _common(evaluation)
     evaluation.set_defaults(run=_eval)
 
-    demo = commands.add_parser("demo", help="score the photographs that come with the package, with the detector that comes with it")
+    demo = commands.add_parser(
+        "demo", help="score the photographs that come with the package, with the detector that comes with it"
+    )
     demo.add_argument("--output", metavar="DIR", default="runs/demo")
     _common(demo)
     demo.set_defaults(run=_demo)
@@ -100,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on standard output and nothing else there"
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -117,7 +134,9 @@ def _train(options: argparse.Namespace) -> int:
     rate, kept_out = detector.scoring.false_alarm_rate, detector.calibration.good_images
     if kept_out < 1 / rate - 1:
         needed = math.ceil(1 / rate - 1)
-        _log(f"The threshold comes from only {kept_out} good images; {needed} are needed to promise {rate:.0%} false alarms. Give more good images.")
+        _log(
+            f"The threshold comes from only {kept_out} good images; {needed} are needed to promise {rate:.0%} false alarms. Give more good images."
+        )
     summary = {
         "detector": str(Path(options.output)),
         "steps": detector.provenance["steps"],
@@ -134,7 +153,12 @@ def _config(options: argparse.Namespace, channels: int) -> Config:
     config = preset(options.preset)
     if options.config:
         config = config.updated(Config.read(options.config))
-    changes: dict[str, dict[str, Any]] = {"model": {"image_channels": channels}, "framing": {}, "training": {}, "scoring": {}}
+    changes: dict[str, dict[str, Any]] = {
+        "model": {"image_channels": channels},
+        "framing": {},
+        "training": {},
+        "scoring": {},
+    }
     limits = {"max_minutes": options.max_minutes, "max_steps": options.max_steps}
     if any(value is not None for value in limits.values()):
         changes["training"] |= limits
@@ -164,7 +188,13 @@ def _score(options: argparse.Namespace) -> int:
 
 def _eval(options: argparse.Namespace) -> int:
     detector = load(options.detector, device=options.device)
-    metrics, failures = _evaluate(detector, find_samples(options.data, "test"), options.output, f"Evaluation on {Path(options.data).name}", options.overwrite)
+    metrics, failures = _evaluate(
+        detector,
+        find_samples(options.data, "test"),
+        options.output,
+        f"Evaluation on {Path(options.data).name}",
+        options.overwrite,
+    )
     _show(metrics, options.json)
     return _outcome(failures, metrics["images"])
 
@@ -185,10 +215,14 @@ def _demo(options: argparse.Namespace) -> int:
     return _outcome(failures, metrics["images"])
 
 
-def _evaluate(detector: Detector, samples: list[Sample], output: str | Path | None, title: str, overwrite: bool) -> tuple[dict[str, Any], int]:
+def _evaluate(
+    detector: Detector, samples: list[Sample], output: str | Path | None, title: str, overwrite: bool
+) -> tuple[dict[str, Any], int]:
     """Metrics over all samples that could be scored, and the number of those that could not."""
     if any(sample.label is None for sample in samples):
-        raise DataError("An evaluation needs labelled images: a category folder with test/good and test/<defect>, or a manifest with label_index.")
+        raise DataError(
+            "An evaluation needs labelled images: a category folder with test/good and test/<defect>, or a manifest with label_index."
+        )
     scores, labels, maps, masks, failures = [], [], [], [], 0
     started = time.perf_counter()
     with RunWriter(output, detector, title, overwrite) if output else nullcontext() as writer:
@@ -239,7 +273,12 @@ def _show(values: dict[str, Any], as_json: bool) -> None:
 
 def _progress(done: int, total: int) -> None:
     if sys.stderr.isatty() or done == total or done % 50 == 0:
-        print(f"\rscored {done} of {total}", end="\n" if done == total or not sys.stderr.isatty() else "", file=sys.stderr, flush=True)
+        print(
+            f"\rscored {done} of {total}",
+            end="\n" if done == total or not sys.stderr.isatty() else "",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _log(text: str) -> None:

@@ -39,9 +39,15 @@ class Config:
         """
         known = {f.name for f in fields(self)}
         if unknown := set(changes) - known:
-            raise ValueError(f"Unknown section {', '.join(sorted(unknown))} in the configuration; there are {', '.join(sorted(known))}.")
+            raise ValueError(
+                f"Unknown section {', '.join(sorted(unknown))} in the configuration; there are {', '.join(sorted(known))}."
+            )
         parts = {name: getattr(self, name) for name in known}
-        makers: dict[str, Callable[[Any], Any]] = {"noise": from_config, "schedule": _schedule, "prediction": _prediction}
+        makers: dict[str, Callable[[Any], Any]] = {
+            "noise": from_config,
+            "schedule": _schedule,
+            "prediction": _prediction,
+        }
         for name, change in changes.items():
             if name != "prediction" and not isinstance(change, dict):
                 raise ValueError(f"Section {name} of the configuration must be an object with keys, not {change!r}.")

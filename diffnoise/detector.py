@@ -105,7 +105,9 @@ class Detector:
         self.scoring = scoring or Scoring()
         multiple = self.model.config.size_multiple if isinstance(self.model, UNet) else 1
         if self.framing.size % multiple:
-            raise ValueError(f"The frame size must be a multiple of {multiple} for this model, but is {self.framing.size}.")
+            raise ValueError(
+                f"The frame size must be a multiple of {multiple} for this model, but is {self.framing.size}."
+            )
 
     @property
     def scoring(self) -> Scoring:
@@ -116,7 +118,9 @@ class Detector:
     def scoring(self, scoring: Scoring) -> None:
         t_max = self.provenance.get("training", {}).get("t_max")
         if t_max is not None and max(scoring.starts) > t_max:
-            raise ValueError(f"This detector was trained for noise scales up to {t_max}, so starts {scoring.starts} is out of its reach.")
+            raise ValueError(
+                f"This detector was trained for noise scales up to {t_max}, so starts {scoring.starts} is out of its reach."
+            )
         if scoring.learned_variance and isinstance(self.model, UNet) and not self.model.config.learn_variance:
             raise ValueError('The variance "learned_range" needs a model with learn_variance=True.')
         self._scorer = FrameScorer(self.model, self.noise, self.schedule, self.prediction, scoring, self.device)
@@ -130,7 +134,13 @@ class Detector:
             torch.manual_seed(config.training.seed)
             model = UNet(config.model)
         return Detector(
-            model, config.noise, config.schedule, framing=config.framing, scoring=config.scoring, prediction=config.prediction, device=device
+            model,
+            config.noise,
+            config.schedule,
+            framing=config.framing,
+            scoring=config.scoring,
+            prediction=config.prediction,
+            device=device,
         )
 
     @staticmethod
@@ -164,16 +174,28 @@ class Detector:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             if not resume and (folder / CHECKPOINT_NAME).exists():
-                raise CheckpointError(f"{folder} already holds a training; resume it (--resume), or train into another folder.")
+                raise CheckpointError(
+                    f"{folder} already holds a training; resume it (--resume), or train into another folder."
+                )
         images = self._good_images(data)
         generator = torch.Generator().manual_seed(training.seed)
         order = torch.randperm(len(images), generator=generator).tolist()
         kept_out = max(1, round(training.calibration_share * len(images)))
         if len(images) - kept_out < 1:
-            raise DataError(f"Training needs at least 2 good images, one of them for the threshold, but there is only {len(images)}.")
+            raise DataError(
+                f"Training needs at least 2 good images, one of them for the threshold, but there is only {len(images)}."
+            )
         learn = [images[i] for i in order[kept_out:]]
         trainer = Trainer(
-            self.model, self.noise, self.schedule, self.prediction, training, self._frames(learn), self.framing.size, folder, self.device
+            self.model,
+            self.noise,
+            self.schedule,
+            self.prediction,
+            training,
+            self._frames(learn),
+            self.framing.size,
+            folder,
+            self.device,
         )
         if resume and trainer.checkpoint_path is not None and trainer.checkpoint_path.exists():
             trainer.resume()
@@ -242,15 +264,22 @@ class Detector:
         else:
             loaded = [read_image(path, self.channels) for path in images]
             if len({image.shape for image in loaded}) > 1:
-                raise DataError("These images differ in size; score them with predict_files, which gives a result for each.")
+                raise DataError(
+                    "These images differ in size; score them with predict_files, which gives a result for each."
+                )
         height, width = loaded[0].shape[1:] if len(loaded) else (self.framing.size, self.framing.size)
-        maps, reconstructions = torch.zeros(len(loaded), 1, height, width), torch.zeros(len(loaded), self.channels, height, width)
+        maps, reconstructions = (
+            torch.zeros(len(loaded), 1, height, width),
+            torch.zeros(len(loaded), self.channels, height, width),
+        )
         for i, (_, scales, reconstruction) in enumerate(self._run((None, image) for image in loaded)):
             maps[i], reconstructions[i] = _combine(scales, calibration.scales), reconstruction
             if not _finite(maps[i], reconstruction):
                 raise ValueError(f"Image {i}: {_NOT_FINITE}")
         scores = torch.tensor([self._image_score(m) for m in maps])
-        return PredictionBatch(scores, scores > calibration.image_threshold, maps, maps > calibration.pixel_threshold, reconstructions)
+        return PredictionBatch(
+            scores, scores > calibration.image_threshold, maps, maps > calibration.pixel_threshold, reconstructions
+        )
 
     def predict_files(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[ImageResult]:
         """Score image files of any sizes, one result each in the given order; a file that fails gives a result with `error` set."""
@@ -274,7 +303,9 @@ class Detector:
                 continue
             score = self._image_score(anomaly_map)
             label = int(score > calibration.image_threshold)
-            yield ImageResult(path, "", score, label, image, anomaly_map, anomaly_map > calibration.pixel_threshold, reconstruction)
+            yield ImageResult(
+                path, "", score, label, image, anomaly_map, anomaly_map > calibration.pixel_threshold, reconstruction
+            )
 
     def _run(self, images: Iterable[tuple[Any, Tensor | None]]) -> Iterator[tuple[Any, Tensor, Tensor]]:
         """(key, maps [scales, 1, H, W], reconstruction [C, H, W]) for each (key, image), in order; empty tensors for no image."""
@@ -317,7 +348,9 @@ class Detector:
 
     def _calibrated(self) -> Calibration:
         if self.calibration is None:
-            raise RuntimeError("The detector has no thresholds yet: call fit, or calibrate with good images after changing the scoring.")
+            raise RuntimeError(
+                "The detector has no thresholds yet: call fit, or calibrate with good images after changing the scoring."
+            )
         return self.calibration
 
     # Keeping
@@ -345,7 +378,9 @@ class Detector:
 _NOT_FINITE = "the model's output is not finite, so there is no score; train again with a lower learning rate or use another checkpoint."
 
 
-def load(path: str | os.PathLike[str], model: nn.Module | None = None, device: str | torch.device | None = None) -> Detector:
+def load(
+    path: str | os.PathLike[str], model: nn.Module | None = None, device: str | torch.device | None = None
+) -> Detector:
     """The detector that `Detector.save` wrote into a folder (or file).
 
     model: the module itself, if the detector was made with one of your own. Raises `CheckpointError` if the file is missing, broken, of
@@ -374,13 +409,17 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None, device: s
         detector.model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items()})
         if meta["calibration"] is not None:
             calibration = Calibration(**meta["calibration"])
-            detector.calibration = replace(calibration, scales=tuple((float(m), float(d)) for m, d in calibration.scales))
+            detector.calibration = replace(
+                calibration, scales=tuple((float(m), float(d)) for m, d in calibration.scales)
+            )
         detector.provenance = meta["provenance"]
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise CheckpointError(f"{path} does not fit this diffnoise or this model ({reason}); restore the right file or train again.") from None
+        raise CheckpointError(
+            f"{path} does not fit this diffnoise or this model ({reason}); restore the right file or train again."
+        ) from None
     return detector
 
 
@@ -420,9 +459,13 @@ def _to_images(images: Tensor | np.ndarray, channels: int) -> Tensor:
         images = torch.from_numpy(np.moveaxis(array, -1, -3).copy())
     images = images.unsqueeze(0) if images.ndim == 3 else images
     if images.ndim != 4 or images.shape[1] != channels:
-        raise DataError(f"Images must have shape [B, {channels}, H, W] or [{channels}, H, W], not {list(images.shape)}.")
+        raise DataError(
+            f"Images must have shape [B, {channels}, H, W] or [{channels}, H, W], not {list(images.shape)}."
+        )
     if images.dtype in (torch.uint8, torch.uint16):
-        return images.float() / torch.iinfo(images.dtype).max * 2 - 1  # the same operations as for files and floats: the same bits
+        return (
+            images.float() / torch.iinfo(images.dtype).max * 2 - 1
+        )  # the same operations as for files and floats: the same bits
     if not images.dtype.is_floating_point:
         raise DataError(f"Images must be uint8, uint16 or floating, not {images.dtype}.")
     if images.numel() and not bool(torch.isfinite(images).all()):

@@ -38,7 +38,11 @@ def _known_answers(device: str) -> Iterator[tuple[str, float, float]]:
     seeds = torch.tensor([3], device=device)
     for dims, expected in OPENSIMPLEX_ANSWERS.items():
         points = torch.tensor([[OPENSIMPLEX_POINT[:dims]]], dtype=torch.float64, device=device)
-        yield f"OpenSimplex {dims}-D golden value", abs(float(ops.simplex_noise_at(points, seeds)) - expected), OPENSIMPLEX_TOLERANCE
+        yield (
+            f"OpenSimplex {dims}-D golden value",
+            abs(float(ops.simplex_noise_at(points, seeds)) - expected),
+            OPENSIMPLEX_TOLERANCE,
+        )
 
 
 def _samples() -> dict[str, tuple[Any, ...]]:
@@ -76,8 +80,14 @@ def _error(name: str, arguments: tuple[Any, ...], device: str) -> float:
 def self_test(device: str = "cpu") -> list[dict[str, Any]]:
     """Known answers and every op against its reference on `device`; rows of check, error, tolerance and ok."""
     results = list(_known_answers(device))
-    results += [(f"{name} against its reference", _error(name, arguments, device), TOLERANCE) for name, arguments in _samples().items()]
-    return [{"check": check, "error": error, "tolerance": tolerance, "ok": error <= tolerance} for check, error, tolerance in results]
+    results += [
+        (f"{name} against its reference", _error(name, arguments, device), TOLERANCE)
+        for name, arguments in _samples().items()
+    ]
+    return [
+        {"check": check, "error": error, "tolerance": tolerance, "ok": error <= tolerance}
+        for check, error, tolerance in results
+    ]
 
 
 def _cuda_kernel(name: str) -> str:
@@ -93,7 +103,11 @@ def report() -> dict[str, Any]:
     checks = [{"device": device, **row} for device in devices for row in self_test(device)]
     return {
         "versions": {"diffnoise": __version__, "python": platform.python_version(), "torch": torch.__version__},
-        "cpu": {"machine": platform.machine(), "torch_isa": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()},
+        "cpu": {
+            "machine": platform.machine(),
+            "torch_isa": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+        },
         "cuda": {"available": torch.cuda.is_available(), "torch_built_for": torch.version.cuda},
         "triton": {"registered": _triton.reason is None, "reason": _triton.reason},
         "native": {

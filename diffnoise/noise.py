@@ -20,7 +20,10 @@ Normalize = Literal["none", "unit"]
 
 
 def make_seeds(
-    batch: int, seed: int | None = None, generator: torch.Generator | None = None, device: torch.device | str | None = None
+    batch: int,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """int64 [batch] seeds: `seed`, `seed` + 1, ... or drawn from `generator` (torch's default generator if neither is given)."""
     if seed is not None:
@@ -58,14 +61,18 @@ class Noise:
         if len(shape) != 4:
             raise ValueError(f"shape must be (B, C, H, W), not {tuple(shape)}.")
         if seeds.shape != (shape[0],):
-            raise ValueError(f"seeds must hold one value per sample, shape [{shape[0]}], but has shape {list(seeds.shape)}.")
+            raise ValueError(
+                f"seeds must hold one value per sample, shape [{shape[0]}], but has shape {list(seeds.shape)}."
+            )
         if origins is None:
             origins = seeds.new_zeros((shape[0], 2))
         if device is not None:
             t, seeds, origins = t.to(device), seeds.to(device), origins.to(device)
         return self._make(shape, t, seeds, origins, extent or (shape[2], shape[3]), dtype)
 
-    def _make(self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def _make(
+        self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype
+    ) -> Tensor:
         raise NotImplementedError
 
     def to_config(self) -> dict[str, Any]:
@@ -79,7 +86,9 @@ class Gaussian(Noise):
 
     kind: ClassVar[str] = "gaussian"
 
-    def _make(self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def _make(
+        self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype
+    ) -> Tensor:
         return ops.gaussian_noise(seeds, t, origins, *shape[1:], dtype=dtype)
 
 
@@ -105,7 +114,9 @@ class _Fractal(Noise):
             return 1.0
         return 1 / (DEVIATION[self.dims] * math.sqrt(sum(self.persistence ** (2 * k) for k in range(self.octaves))))
 
-    def _make(self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def _make(
+        self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype
+    ) -> Tensor:
         return ops.simplex_noise(
             seeds, t, origins, *shape[1:], self.dims, self.octaves, self.persistence, self.frequency, self.gain, dtype
         )
@@ -157,9 +168,21 @@ class GaussianMixture(Noise):
     sigma_high: float = 1 / 8
     signed: bool = False
 
-    def _make(self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def _make(
+        self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype
+    ) -> Tensor:
         return ops.gmm_noise(
-            seeds, t, origins, *shape[1:], *extent, self.components, self.sigma_low, self.sigma_high, self.signed, True, dtype
+            seeds,
+            t,
+            origins,
+            *shape[1:],
+            *extent,
+            self.components,
+            self.sigma_low,
+            self.sigma_high,
+            self.signed,
+            True,
+            dtype,
         )
 
 
@@ -182,7 +205,9 @@ class TsimplexGaussian(Noise):
     def _tsimplex(self) -> Tsimplex:
         return Tsimplex(self.octaves, self.persistence, self.frequency, normalize=self.normalize)
 
-    def _make(self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def _make(
+        self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype
+    ) -> Tensor:
         simplex = self._tsimplex()._make(shape, t, seeds, origins, extent, dtype)
         alpha = (1 - t.to(torch.float64) / self.steps).to(dtype).view(-1, 1, 1, 1)
         return alpha * simplex + (1 - alpha) * Gaussian()._make(shape, t, seeds, origins, extent, dtype)
@@ -221,7 +246,9 @@ class KomalTsimplex(Noise):
             offsets.append((position // self.patch + 1).to(torch.float64) - (patches + 1) / 2)
         return self.frequency * torch.exp(-(offsets[0] ** 2 + offsets[1] ** 2) / (2 * self.sigma**2))
 
-    def _make(self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def _make(
+        self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype
+    ) -> Tensor:
         ops._check.grid(seeds, t, origins, *shape[1:], dtype)
         shortest = float(self.wavelength(torch.tensor(0), torch.tensor(0), extent))
         # Beyond this the octaves' coordinates have too few digits left behind the point, and in the end they are infinite.
@@ -235,7 +262,9 @@ class KomalTsimplex(Noise):
         if self.coordinates == "local":
             y, x = y % self.patch, x % self.patch
         points = torch.stack([(axis / f).expand(shape) for axis in (x, y, channel, t.view(-1, 1, 1, 1))], -1)
-        values = ops.simplex_noise_at(points.reshape(shape[0], -1, 4), seeds, self.octaves, self.persistence, 1.0, dtype)
+        values = ops.simplex_noise_at(
+            points.reshape(shape[0], -1, 4), seeds, self.octaves, self.persistence, 1.0, dtype
+        )
         return values.view(shape)
 
 

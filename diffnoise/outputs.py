@@ -19,7 +19,18 @@ from .detector import Calibration, Detector, ImageResult
 from .metrics import evaluate
 from .report import Row, overlay, write_report
 
-COLUMNS = ("image_path", "pred_score", "pred_label", "threshold", "gt_label", "defect", "seed", "map_path", "overlay_path", "error")
+COLUMNS = (
+    "image_path",
+    "pred_score",
+    "pred_label",
+    "threshold",
+    "gt_label",
+    "defect",
+    "seed",
+    "map_path",
+    "overlay_path",
+    "error",
+)
 
 
 @dataclass
@@ -62,7 +73,9 @@ class RunWriter:
             raise RuntimeError("The detector has no thresholds yet; fit or calibrate it first.")
         self.folder = Path(folder)
         if not overwrite and (self.folder / "scores.csv").exists():
-            raise DataError(f"{self.folder} holds an earlier run (scores.csv); write into another folder, or add --overwrite.")
+            raise DataError(
+                f"{self.folder} holds an earlier run (scores.csv); write into another folder, or add --overwrite."
+            )
         self._calibration: Calibration = detector.calibration
         self._detector, self._title = detector, title
         self.failures = 0
@@ -80,7 +93,9 @@ class RunWriter:
         self._csv.writerow(COLUMNS)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
         if self.metrics is None:
             self.metrics = evaluate(self._scores, self._labels) if len(set(self._labels)) == 2 else {}
@@ -91,7 +106,12 @@ class RunWriter:
         sample, result = scored.sample, scored.result
         row = Row(str(sample.path), gt_label=sample.label, defect=sample.defect, error=result.error)
         map_path = overlay_path = ""
-        if result.anomaly_map is None or result.image is None or result.reconstruction is None or result.pred_score is None:
+        if (
+            result.anomaly_map is None
+            or result.image is None
+            or result.reconstruction is None
+            or result.pred_score is None
+        ):
             self.failures += 1
         else:
             name = self._name(sample)
@@ -103,7 +123,11 @@ class RunWriter:
             picture = overlay(result.image, values, self._calibration.pixel_threshold, 0.0, self._calibration.high)
             Image.fromarray(picture).save(self.folder / overlay_path)
             row.pred_score, row.pred_label = result.pred_score, result.pred_label
-            row.image, row.reconstruction, row.overlay = to_pixels(result.image), to_pixels(result.reconstruction), picture
+            row.image, row.reconstruction, row.overlay = (
+                to_pixels(result.image),
+                to_pixels(result.reconstruction),
+                picture,
+            )
             row.mask = None if scored.mask is None else scored.mask.numpy()
             if sample.label is not None:
                 self._scores.append(result.pred_score)
@@ -114,7 +138,18 @@ class RunWriter:
         truth = "" if sample.label is None else sample.label
         threshold = repr(self._calibration.image_threshold)
         self._csv.writerow(
-            [sample.path, score, label, threshold, truth, sample.defect, self._detector.scoring.seed, map_path, overlay_path, result.error]
+            [
+                sample.path,
+                score,
+                label,
+                threshold,
+                truth,
+                sample.defect,
+                self._detector.scoring.seed,
+                map_path,
+                overlay_path,
+                result.error,
+            ]
         )
         self._file.flush()
 
@@ -170,6 +205,9 @@ def _thumbnails(row: Row) -> Row:
 
 def _describe(config: dict[str, object]) -> str:
     kind = config["kind"]
-    rest = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in config.items() if key != "kind")
+    rest = ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in config.items()
+        if key != "kind"
+    )
     return f"{kind} ({rest})" if rest else str(kind)
-

@@ -44,5 +44,7 @@ def reverse_process(
             z = noise(x_t.shape, t=t, seeds=seeds ^ _REVERSE_KEY, origins=origins, dtype=x_t.dtype)
             x_t = ops.reverse_step(x_t, prediction, t, table, variance=variance, noise=z, clip=clip)
         else:
-            x_t = ops.reverse_step(x_t, prediction, t, table, variance=variance, seeds=seeds, origins=origins, clip=clip)
+            x_t = ops.reverse_step(
+                x_t, prediction, t, table, variance=variance, seeds=seeds, origins=origins, clip=clip
+            )
     return x_t

@@ -67,7 +67,9 @@ class Schedule:
         Raises `ValueError` unless 1 <= count <= start <= T.
         """
         if not 1 <= count <= start <= self.steps:
-            raise ValueError(f"A sub-sequence needs 1 <= count <= start <= {self.steps}, but count is {count} and start is {start}.")
+            raise ValueError(
+                f"A sub-sequence needs 1 <= count <= start <= {self.steps}, but count is {count} and start is {start}."
+            )
         if count == 1:
             return [start - 1]
         return [round(i * (start - 1) / (count - 1)) for i in reversed(range(count))]
@@ -145,7 +147,9 @@ class Schedule:
         one, zero = torch.ones_like(a), torch.zeros_like(a)
         return self._fill(torch.arange(self.steps), [a, b, one, zero, zero, zero, zero, zero, zero], dtype)
 
-    def _pairs(self, timesteps: Sequence[int] | None, previous: Sequence[int] | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _pairs(
+        self, timesteps: Sequence[int] | None, previous: Sequence[int] | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         index = torch.arange(self.steps) if timesteps is None else torch.as_tensor(sorted(timesteps), dtype=torch.int64)
         if len(index) == 0 or int(index[0]) < 0 or int(index[-1]) >= self.steps or len(index.unique()) != len(index):
             raise ValueError(f"timesteps must be different indices between 0 and {self.steps - 1}.")

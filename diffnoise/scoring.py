@@ -105,7 +105,15 @@ class FrameScorer:
     bits, for other batch sizes and thread counts), and as many frames at a time as torch has threads.
     """
 
-    def __init__(self, model: Denoiser, noise: Noise, schedule: Schedule, prediction: Prediction, scoring: Scoring, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Denoiser,
+        noise: Noise,
+        schedule: Schedule,
+        prediction: Prediction,
+        scoring: Scoring,
+        device: torch.device,
+    ) -> None:
         if max(scoring.starts) > schedule.steps:
             raise ValueError(f"starts must not exceed the schedule's {schedule.steps} steps, but is {scoring.starts}.")
         self._model, self._noise, self._schedule, self._scoring, self._device = model, noise, schedule, scoring, device
@@ -161,7 +169,9 @@ class FrameScorer:
         if scoring.map == "kl":
             prediction, variance = denoise(self._model, x_t, t, learned)
             reconstruction = ops.reverse_step(x_t, prediction, t, self._x_0_table, clip=scoring.clip)
-            return reconstruction, ops.kl_map(x_0, x_t, prediction, t, self._tables[start], variance=variance, clip=scoring.clip)
+            return reconstruction, ops.kl_map(
+                x_0, x_t, prediction, t, self._tables[start], variance=variance, clip=scoring.clip
+            )
         reconstruction = reverse_process(
             self._model,
             x_t,

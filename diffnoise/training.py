@@ -125,7 +125,9 @@ class Trainer:
         self._frames, self._size, self._folder, self._device = frames, size, folder, device
         self._t_max = min(training.t_max or schedule.steps, schedule.steps)
         self._table = schedule.ddpm_table("learned_range", prediction).to(device)
-        self._optimizer = torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True)
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
+        )
         self.ema = AveragedModel(model, multi_avg_fn=_warming_average(training.ema_decay))
         use_bf16 = training.precision == "bf16" or (training.precision == "auto" and has_bf16(device))
         self._precision = torch.autocast(device.type, torch.bfloat16) if use_bf16 else nullcontext()
@@ -146,7 +148,14 @@ class Trainer:
         devices = [self._device] if self._device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices),
-            tqdm(total=self.training.max_steps, initial=self.step, desc="train", unit="step", disable=not progress, dynamic_ncols=True) as bar,
+            tqdm(
+                total=self.training.max_steps,
+                initial=self.step,
+                desc="train",
+                unit="step",
+                disable=not progress,
+                dynamic_ncols=True,
+            ) as bar,
         ):
             while self.progress < 1:
                 loss, gradient_norm, rate = self._one_step()
@@ -158,7 +167,11 @@ class Trainer:
                 if self.step % LOG_STEPS == 0 or self.progress >= 1:
                     mean_loss = sum(losses) / len(losses)
                     images_per_second = self.training.batch_size * len(losses) / (now - logged)
-                    bar.set_postfix(loss=f"{mean_loss:.4f}", images=f"{images_per_second:.1f}/s", done=f"{min(1, self.progress):.0%}")
+                    bar.set_postfix(
+                        loss=f"{mean_loss:.4f}",
+                        images=f"{images_per_second:.1f}/s",
+                        done=f"{min(1, self.progress):.0%}",
+                    )
                     self._log(mean_loss, gradient_norm, rate, images_per_second)
                     losses, logged = [], now
                 if now - saved > self.training.save_seconds:
@@ -237,7 +250,9 @@ class Trainer:
         for index, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         meta = {"step": self.step, "seconds": self.seconds, "settings": self._settings()}
-        save_checkpoint(self.checkpoint_path, "training", {name: value.clone() for name, value in tensors.items()}, meta)
+        save_checkpoint(
+            self.checkpoint_path, "training", {name: value.clone() for name, value in tensors.items()}, meta
+        )
 
     def resume(self) -> None:
         """Continue from the checkpoint in the folder, exactly; raises `CheckpointError` if it does not fit the settings."""
@@ -300,7 +315,16 @@ class Trainer:
             writer = csv.writer(file)
             if file.tell() == 0:
                 writer.writerow(LOG_COLUMNS)
-            writer.writerow([self.step, f"{loss:.6g}", f"{gradient_norm:.4g}", f"{rate:.4g}", f"{images_per_second:.2f}", f"{self.seconds:.2f}"])
+            writer.writerow(
+                [
+                    self.step,
+                    f"{loss:.6g}",
+                    f"{gradient_norm:.4g}",
+                    f"{rate:.4g}",
+                    f"{images_per_second:.2f}",
+                    f"{self.seconds:.2f}",
+                ]
+            )
 
 
 def _digest(frames: Tensor | Sequence[Tensor]) -> str:

@@ -96,6 +96,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     data = build_category(folder / "category")
     torch.manual_seed(0)
     scoring = dn.Scoring(starts=(300,), steps=1, filter_size=3)
-    detector = dn.Detector(TINY, dn.noise.Gaussian(), framing=dn.Framing(16), prediction="sample", scoring=scoring, device="cpu")
-    detector.fit(data, dn.Training(max_steps=100, warmup=5, learning_rate=5e-3, calibration_share=0.3, precision="fp32"), folder=folder / "run")
+    detector = dn.Detector(
+        TINY, dn.noise.Gaussian(), framing=dn.Framing(16), prediction="sample", scoring=scoring, device="cpu"
+    )
+    detector.fit(
+        data,
+        dn.Training(max_steps=100, warmup=5, learning_rate=5e-3, calibration_share=0.3, precision="fp32"),
+        folder=folder / "run",
+    )
     return folder / "run", data

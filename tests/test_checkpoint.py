@@ -16,7 +16,11 @@ from safetensors.torch import save_file
 import diffnoise as dn
 from diffnoise.checkpoint import FORMAT_VERSION, load_checkpoint, save_checkpoint, write_atomically
 
-TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, -(2**40)]), "c": torch.tensor(2.5, dtype=torch.float64)}
+TENSORS = {
+    "a": torch.arange(6.0).reshape(2, 3),
+    "b": torch.tensor([1, -(2**40)]),
+    "c": torch.tensor(2.5, dtype=torch.float64),
+}
 
 
 @pytest.fixture
@@ -128,7 +132,9 @@ def rewritten(path: Path, change: Callable[[dict[str, torch.Tensor], dict], None
         (lambda t, m: t.update({"model.more": torch.zeros(1)}), "more"),
     ],
 )
-def test_a_detector_file_of_another_shape_is_refused(trained: tuple[Path, Path], tmp_path: Path, change: Callable, says: str) -> None:
+def test_a_detector_file_of_another_shape_is_refused(
+    trained: tuple[Path, Path], tmp_path: Path, change: Callable, says: str
+) -> None:
     path = tmp_path / "detector.safetensors"
     path.write_bytes((trained[0] / "detector.safetensors").read_bytes())
     rewritten(path, lambda tensors, meta: None)
@@ -140,7 +146,9 @@ def test_a_detector_file_of_another_shape_is_refused(trained: tuple[Path, Path],
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace", "fdopen"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
     path = tmp_path / "x"
     write_atomically(path, b"old")
 
@@ -190,7 +198,9 @@ print(len(seen), sum(p != path for p in path.parent.iterdir()))
 
 def test_a_kill_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    run = subprocess.run([sys.executable, "-c", WRITER, str(path)], capture_output=True, text=True, env=python_environment())
+    run = subprocess.run(
+        [sys.executable, "-c", WRITER, str(path)], capture_output=True, text=True, env=python_environment()
+    )
     assert run.returncode == 0, run.stderr
     moments, left_behind = map(int, run.stdout.split())
     assert moments > 2 and left_behind <= 1

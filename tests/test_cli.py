@@ -65,13 +65,19 @@ def test_train_score_and_eval_as_commands(category: Path, config: str, tmp_path:
 
     trained = diffnoise("train", category, "--output", tmp_path / "run", "--config", config, "--seed", 3)
     assert trained["steps"] == 6 and trained["good_images_kept_out"] == 3
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"checkpoint.safetensors", "detector.safetensors", "train.csv"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "checkpoint.safetensors",
+        "detector.safetensors",
+        "train.csv",
+    }
     assert dn.load(tmp_path / "run").calibration.image_threshold == trained["threshold"]
     metrics = diffnoise("eval", tmp_path / "run", category)
     assert metrics["images"] == 8
 
 
-def test_score_writes_everything(trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_score_writes_everything(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, data = trained
     one = data / "train" / "good" / "000.png"
     code, out, _ = call(capsys, "score", run, data / "test", one, "--output", tmp_path / "out")
@@ -87,7 +93,9 @@ def test_score_writes_everything(trained: tuple[Path, Path], tmp_path: Path, cap
     assert len(out.splitlines()) == 1
 
 
-def test_the_metrics_of_eval_are_those_of_scikit_learn(trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_metrics_of_eval_are_those_of_scikit_learn(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, data = trained
     code, out, _ = call(capsys, "eval", run, data, "--output", tmp_path, "--json")
     assert code == 0 and len(out.splitlines()) == 1
@@ -102,7 +110,9 @@ def test_the_metrics_of_eval_are_those_of_scikit_learn(trained: tuple[Path, Path
         values = tifffile.imread(tmp_path / row["map_path"])
         mask = np.zeros(values.shape, bool)
         if row["gt_label"] == "1":
-            mask = np.asarray(Image.open(data / "ground_truth" / "spot" / f"{Path(row['image_path']).stem}_mask.png")) > 0
+            mask = (
+                np.asarray(Image.open(data / "ground_truth" / "spot" / f"{Path(row['image_path']).stem}_mask.png")) > 0
+            )
         pixels.append(values.ravel())
         truth.append(mask.ravel())
     pooled, true = np.concatenate(pixels), np.concatenate(truth)
@@ -113,7 +123,9 @@ def test_the_metrics_of_eval_are_those_of_scikit_learn(trained: tuple[Path, Path
     report = (tmp_path / "report.html").read_text()
     assert "pixel_AUPRO" in report or "AUPRO" in report
     code, again, _ = call(capsys, "eval", run, data, "--json")
-    assert {k: v for k, v in json.loads(again).items() if k != "fps"} == {k: v for k, v in metrics.items() if k != "fps"}
+    assert {k: v for k, v in json.loads(again).items() if k != "fps"} == {
+        k: v for k, v in metrics.items() if k != "fps"
+    }
 
 
 def aupro_by_hand(maps: list[np.ndarray], masks: list[np.ndarray], limit: float = 0.3) -> float:
@@ -129,7 +141,9 @@ def aupro_by_hand(maps: list[np.ndarray], masks: list[np.ndarray], limit: float 
     return float(np.trapezoid(y, x) / limit)
 
 
-def test_a_bad_file_in_the_middle_costs_only_its_row(trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_file_in_the_middle_costs_only_its_row(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = build_category(tmp_path / "data", train=2)
     spots = data / "test" / "spot"
     (spots / "000.png").write_bytes(b"not an image")
@@ -149,7 +163,9 @@ def test_a_bad_file_in_the_middle_costs_only_its_row(trained: tuple[Path, Path],
         assert (tmp_path / output / "report.html").is_file()
 
 
-def test_only_bad_files_is_a_failure(trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_bad_files_is_a_failure(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.png").write_bytes(b"?")
     code, _, _ = call(capsys, "score", trained[0], tmp_path / "in", "--output", tmp_path / "out")
@@ -210,7 +226,12 @@ def test_every_error_is_a_sentence_with_its_exit_code(
     tensors, meta = load_checkpoint(run / "detector.safetensors", "detector")
     for name, change in (("version", {"format_version": 99}), ("shape", {"model": meta["model"] | {"channels": 16}})):
         Path(name).mkdir()
-        save_checkpoint(Path(name, "detector.safetensors"), "detector", tensors, {k: v for k, v in (meta | change).items() if k != "kind"})
+        save_checkpoint(
+            Path(name, "detector.safetensors"),
+            "detector",
+            tensors,
+            {k: v for k, v in (meta | change).items() if k != "kind"},
+        )
     if arguments[:1] == ["train"] and "--config" not in arguments:
         arguments = [*arguments, "--config", config]
     full = [a.replace("DATA", str(data)).replace("TRAINED", str(run)) for a in arguments]
@@ -221,20 +242,42 @@ def test_every_error_is_a_sentence_with_its_exit_code(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there(trained: tuple[Path, Path], tmp_path: Path, config: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_device_that_is_not_there(
+    trained: tuple[Path, Path], tmp_path: Path, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, data = trained
-    for arguments in (["score", run, data, "--output", tmp_path / "o"], ["train", data, "--output", tmp_path / "o", "--config", config]):
+    for arguments in (
+        ["score", run, data, "--output", tmp_path / "o"],
+        ["train", data, "--output", tmp_path / "o", "--config", config],
+    ):
         code, _, error = call(capsys, *arguments, "--device", "cuda")
         assert code in (1, 2) and "no CUDA device" in sentence(error) and "\n" not in sentence(error)
 
 
-def test_options_reach_the_detector(category: Path, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--framing", "tile", "--image-size", 20, "--noise", "gmm", "--augment", "hflip,shift=0.1", "--batch-size", 3]
+def test_options_reach_the_detector(
+    category: Path, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        "--framing",
+        "tile",
+        "--image-size",
+        20,
+        "--noise",
+        "gmm",
+        "--augment",
+        "hflip,shift=0.1",
+        "--batch-size",
+        3,
+    ]
     options += ["--seed", 5, "--max-steps", 2, "--channels", 3]
     code, out, _ = call(capsys, "train", category, "--output", tmp_path / "run", "--config", config, *options)
     assert code == 0 and "threshold" in out
     detector = dn.load(tmp_path / "run")
-    assert detector.framing == dn.Framing(20, "tile") and detector.noise == dn.noise.GaussianMixture() and detector.channels == 3
+    assert (
+        detector.framing == dn.Framing(20, "tile")
+        and detector.noise == dn.noise.GaussianMixture()
+        and detector.channels == 3
+    )
     assert detector.scoring.seed == 5 and detector.scoring.starts == (100,)
     training = detector.provenance["training"]
     assert (training["batch_size"], training["seed"], training["max_steps"], training["max_minutes"]) == (3, 5, 2, None)
@@ -250,7 +293,9 @@ def test_colour_is_found(config: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert code == 0 and dn.load(tmp_path / "run").channels == 3
 
 
-def test_resume_continues_or_refuses(category: Path, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_continues_or_refuses(
+    category: Path, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["train", category, "--output", tmp_path / "run", "--config", config, "--json"]
     assert json.loads(call(capsys, *command, "--resume")[1])["steps"] == 6  # nothing there yet: begins
     code, out, _ = call(capsys, *command, "--resume", "--max-steps", 9)
@@ -264,7 +309,12 @@ def test_resume_continues_or_refuses(category: Path, config: str, tmp_path: Path
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 1), (RuntimeError("The machine is tired."), 1)])
 def test_an_interrupted_run_keeps_what_it_has(
-    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+    trained: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
 ) -> None:
     run, data = trained
     original = dn.Detector.predict_files

@@ -20,7 +20,12 @@ def test_every_preset_builds_its_configuration_and_its_model(name: str) -> None:
         model = dn.UNet(config.model)
         size = config.framing.size
         output = model(torch.empty(1, config.model.image_channels, size, size), torch.zeros(1, dtype=torch.int64))
-    assert tuple(output.shape) == (1, config.model.image_channels * (2 if config.model.learn_variance else 1), size, size)
+    assert tuple(output.shape) == (
+        1,
+        config.model.image_channels * (2 if config.model.learn_variance else 1),
+        size,
+        size,
+    )
     assert max(config.scoring.starts) <= config.schedule.steps
     assert config.scoring.variance != "learned_range" or config.model.learn_variance
     assert config.schedule.betas[-1] == SCHEDULES.get(name, 1e-2)
@@ -29,8 +34,17 @@ def test_every_preset_builds_its_configuration_and_its_model(name: str) -> None:
 
 def test_presets_follow_their_papers() -> None:
     gmm, anoddpm, kl = preset("noise-study/gmm"), preset("anoddpm"), preset("kl-map")
-    assert gmm.noise == dn.noise.GaussianMixture() and gmm.scoring.starts == (200,) and gmm.scoring.steps == 200 and gmm.scoring.filter_size == 5
-    assert preset("noise-study/simplex").scoring.filter_size == 11 and gmm.training.learning_rate == 1e-4 and gmm.training.batch_size == 6
+    assert (
+        gmm.noise == dn.noise.GaussianMixture()
+        and gmm.scoring.starts == (200,)
+        and gmm.scoring.steps == 200
+        and gmm.scoring.filter_size == 5
+    )
+    assert (
+        preset("noise-study/simplex").scoring.filter_size == 11
+        and gmm.training.learning_rate == 1e-4
+        and gmm.training.batch_size == 6
+    )
     assert anoddpm.scoring.starts == (250,) and anoddpm.training.t_max == 800 and anoddpm.model.channels == 128
     assert kl.scoring.starts == (21, 202, 402) and kl.scoring.top_k == 64 and kl.model.learn_variance
 
@@ -58,7 +72,11 @@ def test_changes_touch_only_what_they_name() -> None:
     assert changed.model == dn.UNetConfig(channels=8, channel_mult=(1, 2))
     assert changed.noise == dn.noise.GaussianMixture(components=7)
     assert changed.schedule.steps == 50 and changed.prediction == "sample" and changed.framing.size == 16
-    assert changed.scoring.starts == (3, 5) and changed.scoring.clip is None and changed.scoring.filter == config.scoring.filter
+    assert (
+        changed.scoring.starts == (3, 5)
+        and changed.scoring.clip is None
+        and changed.scoring.filter == config.scoring.filter
+    )
     assert changed.training.augment == dn.Augment(hflip=True, rotate=5.0) and changed.training.max_minutes == 15
     as_object = config.updated({"training": {"augment": {"hflip": True, "rotate": 5}}})
     assert as_object.training.augment == changed.training.augment
@@ -112,7 +130,13 @@ def test_an_unknown_prediction_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [(None, "cannot be read.*JSON file"), ("{", "not valid JSON"), ("[1]", "JSON object"), ("\udcff", "not valid JSON")]
+    ("text", "says"),
+    [
+        (None, "cannot be read.*JSON file"),
+        ("{", "not valid JSON"),
+        ("[1]", "JSON object"),
+        ("\udcff", "not valid JSON"),
+    ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, text: str | None, says: str) -> None:
     path = tmp_path / "config.json"

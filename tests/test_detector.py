@@ -44,7 +44,11 @@ def equal(left: object, right: object) -> bool:
 SETTINGS = {
     "plain": {},
     "scales and samples": {"scoring": dn.Scoring(starts=(40, 120), steps=3, samples=2, top_k=5, filter_size=3)},
-    "ddpm": {"scoring": dn.Scoring(starts=(6,), steps=6, sampler="ddpm", variance="fixed_large", filter="gaussian", filter_sigma=1.0)},
+    "ddpm": {
+        "scoring": dn.Scoring(
+            starts=(6,), steps=6, sampler="ddpm", variance="fixed_large", filter="gaussian", filter_sigma=1.0
+        )
+    },
     "kl, gaussian": {"scoring": dn.Scoring(starts=(60, 90), map="kl", filter="none"), "noise": dn.noise.Gaussian()},
     "tiles, tsimplex": {"framing": dn.Framing(16, "tile"), "noise": dn.noise.Tsimplex(octaves=3)},
     "tiles, gmm, same": {
@@ -53,7 +57,9 @@ SETTINGS = {
         "scoring": dn.Scoring(starts=(50,), steps=2, eta=1.0, reverse_noise="same", map="absolute"),
     },
     "crop, learned": {
-        "model": dn.UNetConfig(channels=8, channel_mult=(1, 2), norm_groups=4, patch_size=2, head_channels=8, learn_variance=True),
+        "model": dn.UNetConfig(
+            channels=8, channel_mult=(1, 2), norm_groups=4, patch_size=2, head_channels=8, learn_variance=True
+        ),
         "framing": dn.Framing(16, "crop"),
         "scoring": dn.Scoring(starts=(30,), map="kl", variance="learned_range"),
     },
@@ -91,7 +97,9 @@ def test_saved_and_loaded_it_gives_the_same_bits(detector: dn.Detector, tmp_path
         loaded = dn.load(path, device="cpu")
         assert equal(loaded.predict(images), before)
         assert loaded.calibration == detector.calibration and loaded.provenance == {"note": "x"}
-        assert loaded.scoring == detector.scoring and loaded.framing == detector.framing and loaded.noise == detector.noise
+        assert (
+            loaded.scoring == detector.scoring and loaded.framing == detector.framing and loaded.noise == detector.noise
+        )
         assert torch.equal(loaded.schedule.betas, detector.schedule.betas) and loaded.prediction == detector.prediction
 
 
@@ -131,19 +139,33 @@ def test_thresholds_do_not_depend_on_threads(tiny: Make) -> None:
     assert calibrations[0] == calibrations[1]
 
 
-def test_the_command_line_scores_the_same_with_any_number_of_threads(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_command_line_scores_the_same_with_any_number_of_threads(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
     run, data = trained
     tables = []
     for threads in (1, 2):
         output = tmp_path / str(threads)
-        command = [sys.executable, "-m", "diffnoise", "score", str(run), str(data / "test"), "--output", str(output), "--json"]
+        command = [
+            sys.executable,
+            "-m",
+            "diffnoise",
+            "score",
+            str(run),
+            str(data / "test"),
+            "--output",
+            str(output),
+            "--json",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, env=python_environment(threads))
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == {"images": 8, "failed": 0, "output": str(output)}
         tables.append((output / "scores.csv").read_bytes())
     assert tables[0] == tables[1]
     expected = dn.load(run, device="cpu").predict_files(sorted((data / "test").rglob("*.png")))
-    assert [float(row.split(",")[1]) for row in tables[0].decode().splitlines()[1:]] == [result.pred_score for result in expected]
+    assert [float(row.split(",")[1]) for row in tables[0].decode().splitlines()[1:]] == [
+        result.pred_score for result in expected
+    ]
 
 
 def test_files_and_arrays_of_every_type_agree(tiny: Make, tmp_path: Path) -> None:
@@ -156,7 +178,14 @@ def test_files_and_arrays_of_every_type_agree(tiny: Make, tmp_path: Path) -> Non
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path, pixels in zip(paths, array, strict=True):
         Image.fromarray(pixels[..., 0]).save(path)
-    same = (array, read_only, images.float() / 255, (images.float() / 255).numpy().transpose(0, 2, 3, 1), paths, [str(p) for p in paths])
+    same = (
+        array,
+        read_only,
+        images.float() / 255,
+        (images.float() / 255).numpy().transpose(0, 2, 3, 1),
+        paths,
+        [str(p) for p in paths],
+    )
     for form in same:
         assert equal(detector.predict(form), expected)
     assert equal(detector.predict(array[0]), [value[:1] for value in expected])
@@ -236,7 +265,9 @@ def test_a_tile_of_a_large_image_has_the_noise_of_its_place(tiny: Make) -> None:
 class Own(nn.Module):
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Conv2d(4, 1, 3, padding=1))
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Conv2d(4, 1, 3, padding=1)
+        )
         self.scale = scale
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -247,7 +278,9 @@ def test_a_model_of_your_own(tmp_path: Path) -> None:
     torch.manual_seed(0)
     with pytest.raises(ValueError, match="channels="):
         dn.Detector(Own())
-    detector = dn.Detector(Own(), channels=1, framing=dn.Framing(13), scoring=dn.Scoring(starts=(50,), steps=2), device="cpu")
+    detector = dn.Detector(
+        Own(), channels=1, framing=dn.Framing(13), scoring=dn.Scoring(starts=(50,), steps=2), device="cpu"
+    )
     images = good(6)
     weights = [p.clone() for p in detector.model.parameters()]
     detector.fit(images, dn.Training(max_steps=5, batch_size=2), folder=tmp_path)
@@ -316,7 +349,9 @@ def test_thresholds_come_from_the_good_images_that_were_kept_out(trained: tuple[
     mean, deviation = raw.mean(), raw.std()
     assert calibration.scales[0] == pytest.approx((mean, deviation), rel=1e-5)
     largest = np.sort(((raw - mean) / deviation).max((1, 2, 3)))
-    assert calibration.image_threshold == pytest.approx(largest[-1], rel=1e-4)  # ceil(4 x 0.95) = 4: beyond the three, so the largest
+    assert calibration.image_threshold == pytest.approx(
+        largest[-1], rel=1e-4
+    )  # ceil(4 x 0.95) = 4: beyond the three, so the largest
     assert calibration.pixel_threshold == pytest.approx(largest[-1], rel=1e-4)
 
 
@@ -349,7 +384,9 @@ def test_several_noise_scales_are_averaged_in_units_of_good_images(tiny: Make) -
     images, common = good(2, seed=70), {"steps": 2, "filter_size": 3}
     detector = tiny(scoring=dn.Scoring(starts=(40, 300), samples=1, **common))
     calibrated(detector)
-    singles, kept_out = ([raw_maps(tiny, i, starts=(s,), **common).anomaly_map.double() for s in (40, 300)] for i in (images, good()))
+    singles, kept_out = (
+        [raw_maps(tiny, i, starts=(s,), **common).anomaly_map.double() for s in (40, 300)] for i in (images, good())
+    )
     expected = sum((m - k.mean()) / k.std(correction=0) for m, k in zip(singles, kept_out, strict=True)) / 2
     torch.testing.assert_close(detector.predict(images).anomaly_map.double(), expected, rtol=1e-4, atol=1e-4)
 
@@ -378,7 +415,15 @@ def test_the_map_is_that_of_partial_diffusion_written_out(tiny: Make, sampler: s
     start = 5
     image = good(1, 16, 16, seed=70)
     scoring = dn.Scoring(
-        starts=(start,), steps=start, sampler=sampler, clip=None, map="squared", filter="none", variance="fixed_large", eta=0.0, samples=1
+        starts=(start,),
+        steps=start,
+        sampler=sampler,
+        clip=None,
+        map="squared",
+        filter="none",
+        variance="fixed_large",
+        eta=0.0,
+        samples=1,
     )
     detector = tiny(scoring=scoring, prediction="epsilon")
     detector.calibration = units()
@@ -398,7 +443,10 @@ def test_the_map_is_that_of_partial_diffusion_written_out(tiny: Make, sampler: s
             x = previous.sqrt() * predicted + (1 - previous).sqrt() * output
             continue
         beta = detector.schedule.betas[index]
-        x = previous.sqrt() * beta / (1 - ab[index]) * predicted + (1 - beta).sqrt() * (1 - previous) / (1 - ab[index]) * x
+        x = (
+            previous.sqrt() * beta / (1 - ab[index]) * predicted
+            + (1 - beta).sqrt() * (1 - previous) / (1 - ab[index]) * x
+        )
         if index:
             # The op's own Gaussian noise, the rest of the step being zero.
             table = torch.zeros(detector.schedule.steps, 9)

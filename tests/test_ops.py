@@ -183,7 +183,9 @@ def test_expanded_inputs():
     copies = [image.contiguous() for image in expanded]
     assert torch.equal(ops.reverse_step(*expanded, T, TABLE), ops.reverse_step(*copies, T, TABLE))
     seeds = SEEDS[:1].expand(3)
-    assert torch.equal(ops.gaussian_noise(seeds, T, ORIGINS, 1, 4, 4), ops.gaussian_noise(seeds.clone(), T, ORIGINS, 1, 4, 4))
+    assert torch.equal(
+        ops.gaussian_noise(seeds, T, ORIGINS, 1, 4, 4), ops.gaussian_noise(seeds.clone(), T, ORIGINS, 1, 4, 4)
+    )
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -375,7 +377,9 @@ def test_the_kernels_themselves_refuse_what_would_read_outside_memory():
 @pytest.mark.parametrize("name", ("reverse_step", "kl_map", "simplex_noise_at"))
 def test_gradients_are_refused(name):
     op, arguments = ops.registry[name], samples()[name][0]
-    arguments = [a.detach().clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
+    arguments = [
+        a.detach().clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments
+    ]
     with pytest.raises(RuntimeError, match=f"{name} is not differentiable; call diffnoise.ops.{name}.reference"):
         op(*arguments).sum().backward()
     op.reference(*arguments).sum().backward()
@@ -394,13 +398,19 @@ def test_philox(counter, key, expected):
 def test_gaussian_noise_is_made_of_the_words():
     """Every word of every address shows in the value, so the kernel's integers are the reference's."""
     seed, t, y, x = 0x1234567890ABCDEF, 77, -5, 2**35 + 6
-    value = ops.gaussian_noise(torch.tensor([seed]), torch.tensor([t]), torch.tensor([[y, x]]), 2, 1, 2, 3, torch.float64)
+    value = ops.gaussian_noise(
+        torch.tensor([seed]), torch.tensor([t]), torch.tensor([[y, x]]), 2, 1, 2, 3, torch.float64
+    )
     words = _philox.address(*map(torch.tensor, (seed, t, 1, y, x >> 2)), 3)
-    assert value[0, 1, 0].tolist() == pytest.approx([float(v) for v in _philox.normal_pair(*words[2:], torch.float64)], rel=1e-12)
+    assert value[0, 1, 0].tolist() == pytest.approx(
+        [float(v) for v in _philox.normal_pair(*words[2:], torch.float64)], rel=1e-12
+    )
 
 
 def test_gaussian_noise_is_normal():
-    values = ops.gaussian_noise(torch.arange(8), torch.arange(8), torch.zeros(8, 2, dtype=torch.int64), 3, 128, 128).double()
+    values = ops.gaussian_noise(
+        torch.arange(8), torch.arange(8), torch.zeros(8, 2, dtype=torch.int64), 3, 128, 128
+    ).double()
     count = values.numel()
     assert abs(values.mean()) < 5 / count**0.5
     assert abs(values.var() - 1) < 5 * (2 / count) ** 0.5
@@ -472,8 +482,12 @@ GOLDEN_FRACTALS = [
 def test_golden_fractals(dims, persistence, seed, channel, expected):
     origin = torch.zeros(1, 2, dtype=torch.int64)
     for implementation in (ops.simplex_noise, ops.simplex_noise.reference):
-        image = implementation(torch.tensor([seed]), torch.tensor([10]), origin, 2, 6, 18, dims, 6, persistence, 64.0)[0, channel]
-        assert [float(image[y, x]) for x, y in ((0, 0), (1, 0), (0, 1), (17, 5))] == pytest.approx(list(expected), abs=1e-4)
+        image = implementation(torch.tensor([seed]), torch.tensor([10]), origin, 2, 6, 18, dims, 6, persistence, 64.0)[
+            0, channel
+        ]
+        assert [float(image[y, x]) for x, y in ((0, 0), (1, 0), (0, 1), (17, 5))] == pytest.approx(
+            list(expected), abs=1e-4
+        )
 
 
 @pytest.mark.parametrize(
@@ -535,7 +549,9 @@ def probe(before: str = "", **environment: str) -> tuple[list[str], str]:
 
 def test_without_the_native_library(tmp_path):
     seeds = torch.tensor([3, 5])
-    expected = ops.simplex_noise(seeds, seeds, torch.zeros(2, 2, dtype=torch.int64), 1, 4, 5, 3, 2, 0.8, 64.0).double().sum()
+    expected = (
+        ops.simplex_noise(seeds, seeds, torch.zeros(2, 2, dtype=torch.int64), 1, 4, 5, 3, 2, 0.8, 64.0).double().sum()
+    )
 
     found, words = probe(DIFFNOISE_NATIVE="0")
     assert found[:3] == ["0", "False", "False"] and "DIFFNOISE_NATIVE=0" in words

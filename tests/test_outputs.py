@@ -41,13 +41,32 @@ def test_rows_maps_and_overlays_are_those_of_predict(detector: dn.Detector, cate
     samples = find_samples(category, "test")
     rows = write_run(tmp_path / "out", detector, samples)
     assert tuple(rows[0]) == COLUMNS
-    assert COLUMNS == ("image_path", "pred_score", "pred_label", "threshold", "gt_label", "defect", "seed", "map_path", "overlay_path", "error")
+    assert COLUMNS == (
+        "image_path",
+        "pred_score",
+        "pred_label",
+        "threshold",
+        "gt_label",
+        "defect",
+        "seed",
+        "map_path",
+        "overlay_path",
+        "error",
+    )
     assert [row["image_path"] for row in rows] == [str(sample.path) for sample in samples]
     for row, sample in zip(rows, samples, strict=True):
         expected = detector.predict(sample.path)
         assert float(row["pred_score"]) == float(expected.pred_score)  # every digit
-        assert row["pred_label"] == str(int(expected.pred_label)) and float(row["threshold"]) == detector.calibration.image_threshold
-        assert row["gt_label"] == str(sample.label) and row["defect"] == sample.defect and row["seed"] == "0" and row["error"] == ""
+        assert (
+            row["pred_label"] == str(int(expected.pred_label))
+            and float(row["threshold"]) == detector.calibration.image_threshold
+        )
+        assert (
+            row["gt_label"] == str(sample.label)
+            and row["defect"] == sample.defect
+            and row["seed"] == "0"
+            and row["error"] == ""
+        )
         assert row["map_path"] == f"maps/test/{sample.defect}/{sample.path.stem}.tiff"
         values = tifffile.imread(tmp_path / "out" / row["map_path"])
         assert values.dtype == np.float32
@@ -66,7 +85,8 @@ def test_images_of_the_same_name_keep_their_own_maps(detector: dn.Detector, tmp_
     assert len({row["map_path"] for row in rows}) == len({row["overlay_path"] for row in rows}) == 5
     for row in rows:
         np.testing.assert_array_equal(
-            tifffile.imread(tmp_path / "out" / row["map_path"]), detector.predict(row["image_path"]).anomaly_map[0, 0].numpy()
+            tifffile.imread(tmp_path / "out" / row["map_path"]),
+            detector.predict(row["image_path"]).anomaly_map[0, 0].numpy(),
         )
 
 
@@ -87,7 +107,10 @@ def test_a_broken_image_or_mask_is_a_row_with_its_error(detector: dn.Detector, c
     rows = write_run(tmp_path, detector, find_samples(category, "test"))
     assert [bool(row["error"]) for row in rows] == [False] * 4 + [False, True, True, True]
     for row, name in zip(rows[5:], ("001.png", "002_mask.png", "003.tiff"), strict=True):
-        assert name in row["error"] and row["pred_score"] == row["pred_label"] == row["map_path"] == row["overlay_path"] == ""
+        assert (
+            name in row["error"]
+            and row["pred_score"] == row["pred_label"] == row["map_path"] == row["overlay_path"] == ""
+        )
         assert row["gt_label"] == "1" and row["defect"] == "spot"
     assert len(list(tmp_path.rglob("maps/**/*.tiff"))) == len(list(tmp_path.rglob("overlays/**/*.png"))) == 5
     assert (tmp_path / "report.html").read_text().count("003.tiff") >= 1
@@ -135,7 +158,9 @@ def test_large_colour_images_and_their_masks(tiny: Callable[..., dn.Detector], t
     image, mask = spot(texture(0, 300, 280), 0)
     Image.fromarray(np.stack([image] * 3, -1)).save(data / "test/spot/000.png")
     Image.fromarray(mask).save(data / "ground_truth/spot/000_mask.png")
-    config = dn.UNetConfig(image_channels=3, channels=8, channel_mult=(1, 2), norm_groups=4, patch_size=2, head_channels=8)
+    config = dn.UNetConfig(
+        image_channels=3, channels=8, channel_mult=(1, 2), norm_groups=4, patch_size=2, head_channels=8
+    )
     detector = tiny(model=config)
     detector.calibrate([torch.zeros(3, 20, 20), torch.linspace(-1, 1, 1200).view(3, 20, 20)])
     rows = write_run(tmp_path / "out", detector, find_samples(data, "test"))

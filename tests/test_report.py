@@ -57,7 +57,9 @@ def labelled(n=60):
 
 def test_every_row_is_there_by_falling_score(report):
     labels, scores = labelled()
-    page = report(Row(f"{i}.png", float(s), int(s > 0.5), int(y)) for i, (y, s) in enumerate(zip(labels, scores, strict=True)))
+    page = report(
+        Row(f"{i}.png", float(s), int(s > 0.5), int(y)) for i, (y, s) in enumerate(zip(labels, scores, strict=True))
+    )
     shown = [float(row["data-score"]) for row in page.rows]
     assert shown == sorted(scores, reverse=True)
     assert {row["data-name"] for row in page.rows} == {f"/{i}.png" for i in range(60)}

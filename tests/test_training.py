@@ -165,7 +165,9 @@ def test_the_loss_is_the_distance_to_the_predicted_quantity(prediction: str, los
 
 
 def test_the_loss_of_a_learned_variance_adds_the_bound_in_bits() -> None:
-    config = dn.UNetConfig(channels=8, channel_mult=(1, 2), norm_groups=4, patch_size=2, head_channels=8, learn_variance=True)
+    config = dn.UNetConfig(
+        channels=8, channel_mult=(1, 2), norm_groups=4, patch_size=2, head_channels=8, learn_variance=True
+    )
     model = dn.UNet(config)  # its last layer starts at zero
     model.asked = []
     model.register_forward_pre_hook(lambda _, inputs: model.asked.append(inputs))
@@ -173,7 +175,9 @@ def test_the_loss_of_a_learned_variance_adds_the_bound_in_bits() -> None:
     value = steps(trainer, 1)[0][0]
     x_0, eps, x_t, t = one_batch(trainer)
     assert int(t.min()) > 0
-    ab, ab_p, beta = (table.view(-1, 1, 1, 1) for table in (SCHEDULE.alpha_bars[t], SCHEDULE.alpha_bars[t - 1], SCHEDULE.betas[t]))
+    ab, ab_p, beta = (
+        table.view(-1, 1, 1, 1) for table in (SCHEDULE.alpha_bars[t], SCHEDULE.alpha_bars[t - 1], SCHEDULE.betas[t])
+    )
     small = beta * (1 - ab_p) / (1 - ab)
     variance = (beta * small).sqrt()  # v = 0 is half-way between the logarithms
     predicted = (x_t / ab.sqrt()).clamp(-1, 1)
@@ -217,10 +221,19 @@ def error_on(trainer: Trainer, model: nn.Module, images: Tensor, prediction: str
         ("v_prediction", "l2", "gaussian", True),
     ],
 )
-def test_a_trained_model_beats_zero_on_images_it_has_not_seen(prediction: str, loss: str, noise: str, learn_variance: bool) -> None:
-    config = dn.UNetConfig(channels=8, channel_mult=(1, 2), norm_groups=4, patch_size=2, head_channels=8, learn_variance=learn_variance)
+def test_a_trained_model_beats_zero_on_images_it_has_not_seen(
+    prediction: str, loss: str, noise: str, learn_variance: bool
+) -> None:
+    config = dn.UNetConfig(
+        channels=8, channel_mult=(1, 2), norm_groups=4, patch_size=2, head_channels=8, learn_variance=learn_variance
+    )
     trainer = make_trainer(
-        model=dn.UNet(config), prediction=prediction, loss=loss, noise=dn.noise.from_config({"kind": noise}), max_steps=120, batch_size=8
+        model=dn.UNet(config),
+        prediction=prediction,
+        loss=loss,
+        noise=dn.noise.from_config({"kind": noise}),
+        max_steps=120,
+        batch_size=8,
     )
     losses = [loss for loss, _, _ in steps(trainer, 120)]
     assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:5])
@@ -238,7 +251,10 @@ def test_mixed_precision_computes_nearly_the_same_and_keeps_float32_weights() ->
 
 
 def test_images_of_different_sizes_give_crops_from_everywhere() -> None:
-    coordinates = [torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")).float() for h, w in ((16, 16), (20, 40))]
+    coordinates = [
+        torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")).float()
+        for h, w in ((16, 16), (20, 40))
+    ]
     trainer = make_trainer(model=Zeros(), frames=coordinates, batch_size=8)
     corners = set()
     for trainer.step in range(60):
@@ -251,11 +267,16 @@ def test_images_of_different_sizes_give_crops_from_everywhere() -> None:
 
 def test_augmented_training_is_a_function_of_seed_and_step() -> None:
     augment = dn.Augment.parse("hflip,vflip,rot90,rotate=10,shift=0.05,brightness=0.1,contrast=0.1")
-    first, again, other, plain = (make_trainer(model=Zeros(), **s) for s in ({"augment": augment}, {"augment": augment}, {"augment": augment, "seed": 1}, {}))
+    first, again, other, plain = (
+        make_trainer(model=Zeros(), **s)
+        for s in ({"augment": augment}, {"augment": augment}, {"augment": augment, "seed": 1}, {})
+    )
     for trainer in (first, again, other, plain):
         torch.manual_seed(hash(id(trainer)) % 1000)
         steps(trainer, 3)
-    for (a, _), (b, _), (c, _), (d, _) in zip(first.model.asked, again.model.asked, other.model.asked, plain.model.asked, strict=True):
+    for (a, _), (b, _), (c, _), (d, _) in zip(
+        first.model.asked, again.model.asked, other.model.asked, plain.model.asked, strict=True
+    ):
         assert torch.equal(a, b) and not torch.equal(a, c) and not torch.equal(a, d)
 
 
@@ -274,7 +295,11 @@ def test_dropout_is_a_function_of_seed_and_step_and_leaves_the_callers_generator
 
 
 def test_stopped_and_resumed_is_bit_for_bit_uninterrupted(tmp_path: Path) -> None:
-    settings = {"augment": dn.Augment(hflip=True, shift=0.1), "frames": [f.expand(1, 16, 16) for f in frames(5)], "max_steps": 10}
+    settings = {
+        "augment": dn.Augment(hflip=True, shift=0.1),
+        "frames": [f.expand(1, 16, 16) for f in frames(5)],
+        "max_steps": 10,
+    }
     whole = make_trainer(**settings)
     whole.run()
     tmp_path.mkdir(exist_ok=True)
@@ -319,7 +344,9 @@ while True:
 print(json.dumps({"killed": killed, "steps": steps}))
 """
 
-KILLED_TRAINING = dn.Training(max_steps=60, batch_size=4, warmup=5, save_seconds=0.0, precision="fp32", augment=dn.Augment(hflip=True, shift=0.1))
+KILLED_TRAINING = dn.Training(
+    max_steps=60, batch_size=4, warmup=5, save_seconds=0.0, precision="fp32", augment=dn.Augment(hflip=True, shift=0.1)
+)
 
 
 def train(data: Path, folder: Path, resume: bool) -> None:
@@ -334,7 +361,9 @@ def train(data: Path, folder: Path, resume: bool) -> None:
 
 
 def test_killed_at_random_moments_and_resumed_is_bit_for_bit_uninterrupted(tmp_path: Path) -> None:
-    run = subprocess.run([sys.executable, "-c", DRIVER, str(tmp_path)], capture_output=True, text=True, env=python_environment())
+    run = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(tmp_path)], capture_output=True, text=True, env=python_environment()
+    )
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     assert report["killed"] >= 3 and len(set(report["steps"])) >= 3  # it was really stopped at different steps
@@ -358,7 +387,11 @@ def test_the_log_has_its_columns_and_true_values(tmp_path: Path) -> None:
     trainer.run()
     with (tmp_path / "train.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == LOG_COLUMNS == ("step", "loss", "gradient_norm", "learning_rate", "images_per_second", "seconds")
+    assert (
+        tuple(rows[0])
+        == LOG_COLUMNS
+        == ("step", "loss", "gradient_norm", "learning_rate", "images_per_second", "seconds")
+    )
     assert [row["step"] for row in rows] == ["20", "40", "50"]
     for row, (start, stop) in zip(rows, ((0, 20), (20, 40), (40, 50)), strict=True):
         assert float(row["loss"]) == pytest.approx(np.mean([loss for loss, _, _ in losses[start:stop]]), rel=1e-5)
@@ -380,7 +413,14 @@ def test_the_log_has_its_columns_and_true_values(tmp_path: Path) -> None:
         ({"prediction": "sample"}, "prediction"),
         ({"schedule": dn.Schedule.linear(1e-4, 2e-2, 1000)}, "schedule"),
         ({"frames": frames(11)}, "images"),
-        ({"model": dn.UNet(dn.UNetConfig(channels=16, channel_mult=(1, 2), norm_groups=4, patch_size=2, head_channels=8))}, "model"),
+        (
+            {
+                "model": dn.UNet(
+                    dn.UNetConfig(channels=16, channel_mult=(1, 2), norm_groups=4, patch_size=2, head_channels=8)
+                )
+            },
+            "model",
+        ),
     ],
 )
 def test_resume_with_other_settings_refuses(tmp_path: Path, change: dict[str, object], says: str) -> None:
@@ -480,7 +520,9 @@ def test_fit_on_images_of_different_sizes(tmp_path: Path, mode: str) -> None:
 
     for i, (height, width) in enumerate(((16, 16), (9, 30), (24, 17), (40, 33), (16, 50))):
         Image.fromarray(texture(i, height, width)).save(tmp_path / f"{i}.png")
-    detector = dn.Detector(TINY, framing=dn.Framing(16, mode), scoring=dn.Scoring(starts=(50,), steps=1, filter_size=3), device="cpu")
+    detector = dn.Detector(
+        TINY, framing=dn.Framing(16, mode), scoring=dn.Scoring(starts=(50,), steps=1, filter_size=3), device="cpu"
+    )
     detector.fit(tmp_path, dn.Training(max_steps=3, batch_size=4, calibration_share=0.3), folder=tmp_path / "run")
     assert detector.calibration.good_images == 2 and detector.provenance["train_images"] == 3
     assert (tmp_path / "run" / "detector.safetensors").is_file()
@@ -497,7 +539,9 @@ def test_fit_of_a_finished_run_gives_the_same_detector(tmp_path: Path) -> None:
 
     def fit(resume: bool) -> dict[str, Tensor]:
         torch.manual_seed(0)
-        detector = dn.Detector(TINY, framing=dn.Framing(16), scoring=dn.Scoring(starts=(50,), steps=1, filter_size=3), device="cpu")
+        detector = dn.Detector(
+            TINY, framing=dn.Framing(16), scoring=dn.Scoring(starts=(50,), steps=1, filter_size=3), device="cpu"
+        )
         detector.fit(data, dn.Training(max_steps=5, batch_size=4), folder=tmp_path / "run", resume=resume)
         return load_checkpoint(tmp_path / "run" / "detector.safetensors", "detector")[0]
 

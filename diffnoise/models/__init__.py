@@ -22,13 +22,17 @@ def denoise(model: Denoiser, x_t: Tensor, t: Tensor, learned_variance: bool = Fa
     output = model(x_t, t)
     output = getattr(output, "sample", output)
     if not isinstance(output, Tensor):
-        raise ValueError(f"The model must return a tensor, or an object whose `sample` is one, not {type(output).__name__}.")
+        raise ValueError(
+            f"The model must return a tensor, or an object whose `sample` is one, not {type(output).__name__}."
+        )
     batch, channels, *size = x_t.shape
     if list(output.shape) == [batch, 2 * channels, *size]:
         prediction, variance = output.chunk(2, 1)
         return prediction, variance if learned_variance else None
     if output.shape == x_t.shape:
         if learned_variance:
-            raise ValueError("A learned variance needs a model with twice as many output channels as x_t; this one has none.")
+            raise ValueError(
+                "A learned variance needs a model with twice as many output channels as x_t; this one has none."
+            )
         return output, None
     raise ValueError(f"The model returned shape {list(output.shape)} for an input of shape {list(x_t.shape)}.")

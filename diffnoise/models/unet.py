@@ -42,11 +42,15 @@ class UNetConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
         if self.channels % 2:
-            raise ValueError(f"channels must be even, since the time embedding is half cosines and half sines, but is {self.channels}.")
+            raise ValueError(
+                f"channels must be even, since the time embedding is half cosines and half sines, but is {self.channels}."
+            )
         if not self.channel_mult or min(self.channel_mult) < 1:
             raise ValueError(f"channel_mult must hold positive integers, but is {self.channel_mult}.")
         if any(not 0 <= level < len(self.channel_mult) for level in self.attention_levels):
-            raise ValueError(f"attention_levels must lie in 0..{len(self.channel_mult) - 1}, but is {self.attention_levels}.")
+            raise ValueError(
+                f"attention_levels must lie in 0..{len(self.channel_mult) - 1}, but is {self.attention_levels}."
+            )
 
     @property
     def size_multiple(self) -> int:
@@ -72,12 +76,16 @@ class UNet(nn.Module):
         outputs = config.image_channels * (2 if config.learn_variance else 1)
 
         def stage(inputs: int, outputs: int, attend: bool) -> nn.ModuleList:
-            modules: list[nn.Module] = [ResidualBlock(inputs, outputs, time_channels, config.norm_groups, config.dropout)]
+            modules: list[nn.Module] = [
+                ResidualBlock(inputs, outputs, time_channels, config.norm_groups, config.dropout)
+            ]
             if attend:
                 modules.append(Attention(outputs, config.head_channels, config.norm_groups))
             return nn.ModuleList(modules)
 
-        self.time = nn.Sequential(nn.Linear(config.channels, time_channels), nn.SiLU(), nn.Linear(time_channels, time_channels), nn.SiLU())
+        self.time = nn.Sequential(
+            nn.Linear(config.channels, time_channels), nn.SiLU(), nn.Linear(time_channels, time_channels), nn.SiLU()
+        )
         self.conv_in = nn.Conv2d(config.image_channels * folded, widths[0], 3, padding=1)
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         skips, current = [widths[0]], widths[0]
@@ -126,7 +134,9 @@ class UNet(nn.Module):
     def _check_input(self, x_t: Tensor) -> None:
         config = self.config
         if x_t.ndim != 4 or x_t.shape[1] != config.image_channels:
-            raise ValueError(f"The model takes images of shape [B, {config.image_channels}, H, W], not {list(x_t.shape)}.")
+            raise ValueError(
+                f"The model takes images of shape [B, {config.image_channels}, H, W], not {list(x_t.shape)}."
+            )
         if x_t.shape[2] % config.size_multiple or x_t.shape[3] % config.size_multiple:
             raise ValueError(
                 f"The model takes heights and widths that are multiples of {config.size_multiple}, not {x_t.shape[2]} x {x_t.shape[3]}."

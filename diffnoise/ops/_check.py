@@ -40,7 +40,9 @@ def grid(seeds: Tensor, t: Tensor, origins: Tensor, channels: int, height: int, 
         )
     same_device("origins", origins, seeds)
     if min(channels, height, width) < 0 or channels >= 1 << CHANNEL_BITS:
-        raise ValueError(f"channels, height and width must not be negative (and channels below 2**{CHANNEL_BITS}), but are {channels}, {height}, {width}.")
+        raise ValueError(
+            f"channels, height and width must not be negative (and channels below 2**{CHANNEL_BITS}), but are {channels}, {height}, {width}."
+        )
     floating("dtype", dtype)
 
 

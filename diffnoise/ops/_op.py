@@ -20,7 +20,9 @@ class Op:
     the implementation: a C++ or CUDA or Triton kernel where one is loaded for the device, the reference elsewhere.
     """
 
-    def __init__(self, reference: Callable[..., torch.Tensor], check: Callable[..., None], fake: Callable[..., torch.Tensor]) -> None:
+    def __init__(
+        self, reference: Callable[..., torch.Tensor], check: Callable[..., None], fake: Callable[..., torch.Tensor]
+    ) -> None:
         self.name = reference.__name__
         self.qualified_name = f"{NAMESPACE}::{self.name}"
         self.reference = reference
@@ -46,7 +48,9 @@ class Op:
         return torch._C._dispatch_has_kernel_for_dispatch_key(self.qualified_name, key)
 
 
-def op(check: Callable[..., None], fake: Callable[..., torch.Tensor] | None = None) -> Callable[[Callable[..., torch.Tensor]], Op]:
+def op(
+    check: Callable[..., None], fake: Callable[..., torch.Tensor] | None = None
+) -> Callable[[Callable[..., torch.Tensor]], Op]:
     """Register the decorated function as `torch.ops.diffnoise.<name>`.
 
     `check` takes the same arguments and raises `ValueError` with a full sentence. `fake` gives the output's shape and

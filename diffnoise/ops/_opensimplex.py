@@ -32,7 +32,9 @@ def gradients(dims: int) -> tuple[tuple[int, ...], ...]:
         signs = tuple(reversed_sign[::-1] for reversed_sign in itertools.product((1, -1), repeat=4))
         large, small = 3, 1
     return tuple(
-        tuple(s * (large if axis == long_axis else small) for axis, s in enumerate(sign)) for sign in signs for long_axis in range(dims)
+        tuple(s * (large if axis == long_axis else small) for axis, s in enumerate(sign))
+        for sign in signs
+        for long_axis in range(dims)
     )
 
 

@@ -14,7 +14,9 @@ STREAM_NOISE, STREAM_REVERSE, STREAM_MIXTURE = 0, 1, 2
 CHANNEL_BITS = 24
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ten rounds of Philox4x32 on int64 tensors that hold uint32 values and broadcast together."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -26,7 +28,9 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
     return c0, c1, c2, c3
 
 
-def address(seeds: Tensor, t: Tensor, channel: Tensor, y: Tensor, x: Tensor, stream: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def address(
+    seeds: Tensor, t: Tensor, channel: Tensor, y: Tensor, x: Tensor, stream: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four uint32 words for every address (seed, t, channel, y, x, stream); all arguments are int64 and broadcast."""
     counter = (x & _MASK, y & _MASK, channel | (stream << CHANNEL_BITS), t & _MASK)
     return philox(counter, (seeds & _MASK, (seeds >> 32) & _MASK))

@@ -24,13 +24,27 @@ def empty_grid(seeds: Tensor, channels: int, height: int, width: int, dtype: tor
 
 
 def _fake(
-    seeds: Tensor, t: Tensor, origins: Tensor, channels: int, height: int, width: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32
+    seeds: Tensor,
+    t: Tensor,
+    origins: Tensor,
+    channels: int,
+    height: int,
+    width: int,
+    stream: int = STREAM_NOISE,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     return empty_grid(seeds, channels, height, width, dtype)
 
 
 def _check_arguments(
-    seeds: Tensor, t: Tensor, origins: Tensor, channels: int, height: int, width: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32
+    seeds: Tensor,
+    t: Tensor,
+    origins: Tensor,
+    channels: int,
+    height: int,
+    width: int,
+    stream: int = STREAM_NOISE,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     _check.grid(seeds, t, origins, channels, height, width, dtype)
     if not 0 <= stream < 256:
@@ -39,7 +53,14 @@ def _check_arguments(
 
 @op(_check_arguments, _fake)
 def gaussian_noise(
-    seeds: Tensor, t: Tensor, origins: Tensor, channels: int, height: int, width: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32
+    seeds: Tensor,
+    t: Tensor,
+    origins: Tensor,
+    channels: int,
+    height: int,
+    width: int,
+    stream: int = STREAM_NOISE,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Independent N(0, 1) values, [B, C, H, W].
 

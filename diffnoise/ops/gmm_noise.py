@@ -32,7 +32,9 @@ def _check_arguments(
     if components < 1:
         raise ValueError(f"components must be at least 1, but is {components}.")
     if not 0 < sigma_low <= sigma_high:
-        raise ValueError(f"sigma_low and sigma_high must satisfy 0 < sigma_low <= sigma_high, but are {sigma_low} and {sigma_high}.")
+        raise ValueError(
+            f"sigma_low and sigma_high must satisfy 0 < sigma_low <= sigma_high, but are {sigma_low} and {sigma_high}."
+        )
 
 
 @op(_check_arguments, _fake)
@@ -74,7 +76,9 @@ def gmm_noise(
     field = g_y.transpose(-1, -2) @ g_x
     if standardize:
         full_x = profile(mu_x, sigma_x, torch.arange(full_width, device=device, dtype=work), full_width)
-        full_y = weight.unsqueeze(-1) * profile(mu_y, sigma_y, torch.arange(full_height, device=device, dtype=work), full_height)
+        full_y = weight.unsqueeze(-1) * profile(
+            mu_y, sigma_y, torch.arange(full_height, device=device, dtype=work), full_height
+        )
         area = full_height * full_width
         mean = (full_x.sum(-1) * full_y.sum(-1)).sum(-1) / area
         square = ((full_x @ full_x.transpose(-1, -2)) * (full_y @ full_y.transpose(-1, -2))).sum((-1, -2)) / area

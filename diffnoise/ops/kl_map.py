@@ -11,21 +11,39 @@ from .reverse_step import check_step, rows, work_dtype
 
 
 def _check_arguments(
-    x_0: Tensor, x_t: Tensor, model_output: Tensor, t: Tensor, table: Tensor, variance: Tensor | None = None, clip: float | None = None
+    x_0: Tensor,
+    x_t: Tensor,
+    model_output: Tensor,
+    t: Tensor,
+    table: Tensor,
+    variance: Tensor | None = None,
+    clip: float | None = None,
 ) -> None:
     check_step(x_t, model_output, t, table, variance, clip)
     _check.image("x_0", x_0, x_t)
 
 
 def _fake(
-    x_0: Tensor, x_t: Tensor, model_output: Tensor, t: Tensor, table: Tensor, variance: Tensor | None = None, clip: float | None = None
+    x_0: Tensor,
+    x_t: Tensor,
+    model_output: Tensor,
+    t: Tensor,
+    table: Tensor,
+    variance: Tensor | None = None,
+    clip: float | None = None,
 ) -> Tensor:
     return x_t.new_empty((x_t.shape[0], 1, x_t.shape[2], x_t.shape[3]), dtype=work_dtype(x_t.dtype))
 
 
 @op(_check_arguments, _fake)
 def kl_map(
-    x_0: Tensor, x_t: Tensor, model_output: Tensor, t: Tensor, table: Tensor, variance: Tensor | None = None, clip: float | None = None
+    x_0: Tensor,
+    x_t: Tensor,
+    model_output: Tensor,
+    t: Tensor,
+    table: Tensor,
+    variance: Tensor | None = None,
+    clip: float | None = None,
 ) -> Tensor:
     """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) in nats, mean over channels, [B, 1, H, W].
 

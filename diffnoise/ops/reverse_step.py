@@ -30,7 +30,9 @@ def learned_log_variance(variance: Tensor, small: Tensor, large: Tensor) -> Tens
     return k * large + (1 - k) * small
 
 
-def check_step(x_t: Tensor, model_output: Tensor, t: Tensor, table: Tensor, variance: Tensor | None, clip: float | None) -> None:
+def check_step(
+    x_t: Tensor, model_output: Tensor, t: Tensor, table: Tensor, variance: Tensor | None, clip: float | None
+) -> None:
     _check.image("x_t", x_t)
     _check.image("model_output", model_output, x_t)
     _check.per_sample("t", t, x_t.shape[0], x_t)
@@ -56,7 +58,9 @@ def _check_arguments(
         if seeds is None:
             raise ValueError("origins addresses the noise made from seeds; give seeds too.")
         if origins.dtype != torch.int64 or origins.shape != (x_t.shape[0], 2):
-            raise ValueError(f"origins must be an int64 tensor of shape [{x_t.shape[0]}, 2], but has dtype {origins.dtype} and shape {list(origins.shape)}.")
+            raise ValueError(
+                f"origins must be an int64 tensor of shape [{x_t.shape[0]}, 2], but has dtype {origins.dtype} and shape {list(origins.shape)}."
+            )
         _check.same_device("origins", origins, x_t)
 
 

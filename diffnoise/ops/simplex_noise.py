@@ -49,7 +49,10 @@ def simplex_noise(
     channel, y, x = (axis.to(work) for axis in pixel_grid(origins, channels, height, width))
     time = t.view(-1, 1, 1, 1).to(work)
     coordinates = {2: (x, y), 3: (x, y, time), 4: (x, y, channel, time)}[dims]
-    points = torch.stack([c.expand(shape) for c in coordinates], -1).reshape(batch * channels, height * width, dims) / wavelength
+    points = (
+        torch.stack([c.expand(shape) for c in coordinates], -1).reshape(batch * channels, height * width, dims)
+        / wavelength
+    )
     lattice_seeds = seeds.unsqueeze(1).expand(batch, channels) if dims == 4 else channel_seeds(seeds, channels)
     table = permutations(lattice_seeds.reshape(-1))
     return (gain * fractal_sum(points, table, octaves, persistence)).reshape(shape).to(dtype)

@@ -10,12 +10,24 @@ from ._op import op
 from ._opensimplex import fractal_sum, permutations
 
 
-def _fake(points: Tensor, seeds: Tensor, octaves: int = 1, persistence: float = 0.5, gain: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+def _fake(
+    points: Tensor,
+    seeds: Tensor,
+    octaves: int = 1,
+    persistence: float = 0.5,
+    gain: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     return points.new_empty(points.shape[:2], dtype=dtype)
 
 
 def _check_arguments(
-    points: Tensor, seeds: Tensor, octaves: int = 1, persistence: float = 0.5, gain: float = 1.0, dtype: torch.dtype = torch.float32
+    points: Tensor,
+    seeds: Tensor,
+    octaves: int = 1,
+    persistence: float = 0.5,
+    gain: float = 1.0,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     if points.ndim != 3 or points.shape[2] not in (2, 3, 4):
         raise ValueError(f"points must have shape [B, N, D] with D = 2, 3 or 4, but has shape {list(points.shape)}.")
@@ -28,7 +40,12 @@ def _check_arguments(
 
 @op(_check_arguments, _fake)
 def simplex_noise_at(
-    points: Tensor, seeds: Tensor, octaves: int = 1, persistence: float = 0.5, gain: float = 1.0, dtype: torch.dtype = torch.float32
+    points: Tensor,
+    seeds: Tensor,
+    octaves: int = 1,
+    persistence: float = 0.5,
+    gain: float = 1.0,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """gain * sum_k persistence^k n(2^k p) for every point p, [B, N].
 
