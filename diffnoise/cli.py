@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--preset", default="small", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default: small)"
     )
     train.add_argument("--config", metavar="FILE", help="JSON file with sections that change the preset's settings")
-    train.add_argument("--image-size", type=int, metavar="N", help="side of the frames in pixels")
+    train.add_argument("--image-size", type=int, metavar="N", help="side of the frames in pixels (default: 128)")
     train.add_argument("--framing", choices=("resize", "crop", "tile"), help="how images become frames of that size")
     train.add_argument(
         "--channels", type=int, metavar="C", help="1 for grey, 3 for colour (default: as the images are)"
@@ -77,8 +77,10 @@ def _parser() -> argparse.ArgumentParser:
         "--augment", metavar="LIST", help='such as "hflip,rotate=10,shift=0.05"; only what keeps good images good'
     )
     train.add_argument("--batch-size", type=int, metavar="N")
-    train.add_argument("--max-minutes", type=float, metavar="M")
-    train.add_argument("--max-steps", type=int, metavar="N")
+    train.add_argument(
+        "--max-minutes", type=float, metavar="M", help="time for the training steps (default: 15, unless --max-steps)"
+    )
+    train.add_argument("--max-steps", type=int, metavar="N", help="end after so many steps, or at --max-minutes")
     train.add_argument("--seed", type=int, metavar="N")
     train.add_argument("--resume", action="store_true", help="continue from RUN's checkpoint, if there is one")
     _common(train)
@@ -129,6 +131,9 @@ def _train(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(error) from None
     _log(f"{len(samples)} good images, {channels} channel(s), {_parameters(detector)}, on {detector.device}")
+    limits = [f"{config.training.max_minutes:g} minutes"] * (config.training.max_minutes is not None)
+    limits += [f"{config.training.max_steps} steps"] * (config.training.max_steps is not None)
+    _log(f"training for at most {' or '.join(limits)}; then the threshold is set from the images kept out")
     detector.fit(options.data, config.training, folder=options.output, resume=options.resume, progress=True)
     assert detector.calibration is not None
     rate, kept_out = detector.scoring.false_alarm_rate, detector.calibration.good_images
