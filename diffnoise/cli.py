@@ -131,9 +131,9 @@ def _train(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(error) from None
     _log(f"{len(samples)} good images, {channels} channel(s), {_parameters(detector)}, on {detector.device}")
-    limits = [f"{config.training.max_minutes:g} minutes"] * (config.training.max_minutes is not None)
-    limits += [f"{config.training.max_steps} steps"] * (config.training.max_steps is not None)
-    _log(f"training for at most {' or '.join(limits)}; then the threshold is set from the images kept out")
+    limits = ((config.training.max_minutes, "minutes"), (config.training.max_steps, "steps"))
+    until = " or ".join(f"{limit:g} {unit}" for limit, unit in limits if limit is not None)
+    _log(f"training for at most {until}; then the threshold is set from the images kept out")
     detector.fit(options.data, config.training, folder=options.output, resume=options.resume, progress=True)
     assert detector.calibration is not None
     rate, kept_out = detector.scoring.false_alarm_rate, detector.calibration.good_images
