@@ -1,10 +1,31 @@
-// Which clone of the hot loops this machine runs; `diffnoise doctor` prints it.
-extern "C" __attribute__((visibility("default"))) const char* diffnoise_isa() {
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-    if (__builtin_cpu_supports("x86-64-v4")) return "x86-64-v4 (AVX-512)";
-    if (__builtin_cpu_supports("x86-64-v3")) return "x86-64-v3 (AVX2)";
-    return "x86-64 (SSE2)";
-#else
-    return "baseline of the compiler's target";
+#include "isa.h"
+
+#include <cstdlib>
+#include <string_view>
+
+namespace diffnoise {
+
+Level isa_level() {
+#if defined(__x86_64__) && defined(__GNUC__)
+    const char* asked = std::getenv("DIFFNOISE_ISA");
+    const std::string_view limit = asked ? asked : "avx512";
+    if (limit == "baseline") return Level::baseline;
+    if (limit != "avx2" && __builtin_cpu_supports("x86-64-v4")) return Level::avx512;
+    if (__builtin_cpu_supports("x86-64-v3")) return Level::avx2;
 #endif
+    return Level::baseline;
+}
+
+}  // namespace diffnoise
+
+// Which copy of the hot loops runs; `diffnoise doctor` prints it.
+extern "C" __attribute__((visibility("default"))) const char* diffnoise_isa() {
+    switch (diffnoise::isa_level()) {
+        case diffnoise::Level::avx512:
+            return "avx512";
+        case diffnoise::Level::avx2:
+            return "avx2";
+        default:
+            return "baseline";
+    }
 }

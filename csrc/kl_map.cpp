@@ -1,6 +1,7 @@
 #include "kl_map.h"
 
 #include "images.h"
+#include "isa.h"
 
 namespace diffnoise {
 namespace {
@@ -13,25 +14,27 @@ struct Shared {
 };
 
 // Adds one channel's row of pixels to sum; variance may be null.
-template <class Image, class T>
-DN_CLONES void add_row(const Shared<T> shared, const Image* x_0, const Image* x_t, const Image* output,
-                       const Image* variance, int64_t width, T* sum) {
-    const T *row = shared.row, limit = shared.limit;
-    const auto difference = [&](int64_t i) __attribute__((always_inline)) {
-        const T predicted = predicted_x_0(row, static_cast<T>(x_t[i]), static_cast<T>(output[i]), limit);
-        return row[kPrevFromX0] * (static_cast<T>(x_0[i]) - predicted);
-    };
-    if (variance) {
-        // l_q - l_p straight from v: no digits of the bounds cancel.
-        const T range = T(-0.5) * (row[kLogVarianceLarge] - row[kLogVarianceSmall]);
-        for (int64_t i = 0; i < width; ++i) {
-            const T gap = range * (static_cast<T>(variance[i]) + T(1));
-            sum[i] += kl(exponential_tail(gap), shared.posterior_precision * exponential(gap), difference(i));
+struct AddRow {
+    template <class Isa, class Image, class T>
+    static DN_HD void run(const Shared<T>& shared, const Image* x_0, const Image* x_t, const Image* output,
+                          const Image* variance, int64_t width, T* sum) {
+        const T *row = shared.row, limit = shared.limit;
+        const auto difference = [&](int64_t i) __attribute__((always_inline)) {
+            const T predicted = predicted_x_0(row, static_cast<T>(x_t[i]), static_cast<T>(output[i]), limit);
+            return row[kPrevFromX0] * (static_cast<T>(x_0[i]) - predicted);
+        };
+        if (variance) {
+            // l_q - l_p straight from v: no digits of the bounds cancel.
+            const T range = T(-0.5) * (row[kLogVarianceLarge] - row[kLogVarianceSmall]);
+            for (int64_t i = 0; i < width; ++i) {
+                const T gap = range * (static_cast<T>(variance[i]) + T(1));
+                sum[i] += kl(exponential_tail(gap), shared.posterior_precision * exponential(gap), difference(i));
+            }
+        } else {
+            for (int64_t i = 0; i < width; ++i) sum[i] += kl(shared.tail, shared.precision, difference(i));
         }
-    } else {
-        for (int64_t i = 0; i < width; ++i) sum[i] += kl(shared.tail, shared.precision, difference(i));
     }
-}
+};
 
 struct Inputs {
     Tensor x_0, x_t, model_output, t, table;
@@ -65,7 +68,7 @@ void kl_map_kernel(const Inputs& inputs, const Shape& shape, compute_t<Image>* o
             std::fill(sum.begin(), sum.end(), T(0));
             for (int64_t channel = 0; channel < shape.channels; ++channel) {
                 const int64_t at = ((sample * shape.channels + channel) * shape.height + y) * width;
-                add_row(shared, x_0.data() + at, x_t.data() + at, output.data() + at,
+                run_best<AddRow>(shared, x_0.data() + at, x_t.data() + at, output.data() + at,
                         variance ? variance->data() + at : nullptr, width, sum.data());
             }
             const T channels = static_cast<T>(shape.channels);

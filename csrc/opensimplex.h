@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "host_device.h"
+#include "philox.h"
 
 namespace diffnoise {
 
@@ -34,6 +35,14 @@ struct Lattice<4> {
 DN_HD std::int64_t channel_seed(std::int64_t seed, std::int64_t channel) {
     return static_cast<std::int64_t>(static_cast<std::uint64_t>(seed) +
                                      static_cast<std::uint64_t>(channel) * 0x9E3779B97F4A7C15u);
+}
+
+// Where an octave's origin lies when octaves are shifted: D numbers in [0, 256) wavelengths.
+template <int D>
+DN_HD void octave_shift(std::int64_t lattice_seed, std::int64_t octave, double* shift) {
+    const Words words = Address(lattice_seed, 0, 0, octave, kStreamShift)(0);
+    const std::uint32_t word[4] = {words.w0, words.w1, words.w2, words.w3};
+    for (int axis = 0; axis < D; ++axis) shift[axis] = 256 * uniform<double>(word[axis]);
 }
 
 // The original's seeded shuffle of 0..255.

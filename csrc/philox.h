@@ -11,7 +11,7 @@
 namespace diffnoise {
 
 // What a draw is for: streams never share a number.
-enum Stream : std::uint32_t { kStreamNoise = 0, kStreamReverse = 1, kStreamMixture = 2 };
+enum Stream : std::uint32_t { kStreamNoise = 0, kStreamReverse = 1, kStreamMixture = 2, kStreamShift = 3 };
 constexpr int kChannelBits = 24;
 
 struct Words {

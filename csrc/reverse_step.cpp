@@ -2,31 +2,34 @@
 
 #include "gaussian_row.h"
 #include "images.h"
+#include "isa.h"
 
 namespace diffnoise {
 namespace {
 
 // One row of pixels. Z: the noise's type; variance and noise may be null.
-template <class Image, class Z, class T>
-DN_CLONES void step_row(const T* row, T limit, const Image* x_t, const Image* output, const Image* variance,
-                        const Z* noise, int64_t width, Image* out) {
-    if (!noise) {
-        for (int64_t i = 0; i < width; ++i) {
-            out[i] = static_cast<Image>(reverse_mean(row, static_cast<T>(x_t[i]), static_cast<T>(output[i]), limit));
-        }
-    } else if (!variance) {
-        for (int64_t i = 0; i < width; ++i) {
-            const T mean = reverse_mean(row, static_cast<T>(x_t[i]), static_cast<T>(output[i]), limit);
-            out[i] = static_cast<Image>(mean + row[kSigma] * static_cast<T>(noise[i]));
-        }
-    } else {
-        for (int64_t i = 0; i < width; ++i) {
-            const T mean = reverse_mean(row, static_cast<T>(x_t[i]), static_cast<T>(output[i]), limit);
-            const T sigma = row[kSigma] * learned_deviation(row, static_cast<T>(variance[i]));
-            out[i] = static_cast<Image>(mean + sigma * static_cast<T>(noise[i]));
+struct StepRow {
+    template <class Isa, class Image, class Z, class T>
+    static DN_HD void run(const T* row, T limit, const Image* x_t, const Image* output, const Image* variance, const Z* noise,
+                          int64_t width, Image* out) {
+        if (!noise) {
+            for (int64_t i = 0; i < width; ++i) {
+                out[i] = static_cast<Image>(reverse_mean(row, static_cast<T>(x_t[i]), static_cast<T>(output[i]), limit));
+            }
+        } else if (!variance) {
+            for (int64_t i = 0; i < width; ++i) {
+                const T mean = reverse_mean(row, static_cast<T>(x_t[i]), static_cast<T>(output[i]), limit);
+                out[i] = static_cast<Image>(mean + row[kSigma] * static_cast<T>(noise[i]));
+            }
+        } else {
+            for (int64_t i = 0; i < width; ++i) {
+                const T mean = reverse_mean(row, static_cast<T>(x_t[i]), static_cast<T>(output[i]), limit);
+                const T sigma = row[kSigma] * learned_deviation(row, static_cast<T>(variance[i]));
+                out[i] = static_cast<Image>(mean + sigma * static_cast<T>(noise[i]));
+            }
         }
     }
-}
+};
 
 struct Inputs {
     Tensor x_t, model_output, t, table;
@@ -61,10 +64,11 @@ void reverse_step_kernel(const Inputs& inputs, const Shape& shape, Image* out) {
                 const int64_t y = (origins ? (*origins)[2 * sample] : 0) + i % shape.height;
                 const int64_t x = origins ? (*origins)[2 * sample + 1] : 0;
                 const Address address((*seeds)[sample], t[sample], map % shape.channels, y, kStreamReverse);
-                step_row(row, limit, x_t.data() + at, output.data() + at, v, normals(address, x), width, out + at);
+                const T* z = normals(address, x);
+                run_best<StepRow>(row, limit, x_t.data() + at, output.data() + at, v, z, width, out + at);
             } else {
                 const Image* z = noise ? noise->data() + at : nullptr;
-                step_row(row, limit, x_t.data() + at, output.data() + at, v, z, width, out + at);
+                run_best<StepRow>(row, limit, x_t.data() + at, output.data() + at, v, z, width, out + at);
             }
         }
     });

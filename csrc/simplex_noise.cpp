@@ -150,6 +150,7 @@ DN_CLONES void add_fine_octave(const double* constant, double wavelength, double
 struct Fractal {
     int64_t octaves;
     double persistence, wavelength, gain;
+    bool shift;
 };
 
 template <int D, class Out>
@@ -208,7 +209,7 @@ void simplex_noise_kernel(const Grid& grid, const Fractal& fractal, Out* out) {
 
 Tensor simplex_noise(Tensor seeds, Tensor t, Tensor origins, int64_t channels, int64_t height, int64_t width,
                      int64_t dims, int64_t octaves, double persistence, double wavelength, double gain,
-                     ScalarType dtype) {
+                     bool shift, ScalarType dtype) {
     const Grid grid(seeds, t, origins, channels, height, width);
     STD_TORCH_CHECK(dims >= 2 && dims <= 4, "dims must be 2, 3 or 4, but is ", dims, ".");
     STD_TORCH_CHECK(wavelength > 0, "wavelength must be positive.");
@@ -225,7 +226,7 @@ Tensor simplex_noise(Tensor seeds, Tensor t, Tensor origins, int64_t channels, i
         check("y", grid.origins[2 * i], height);
         check("x", grid.origins[2 * i + 1], width);
     }
-    const Fractal fractal{octaves, persistence, wavelength, gain};
+    const Fractal fractal{octaves, persistence, wavelength, gain, shift};
     dispatch_floating(dtype, [&](auto zero) {
         auto* data = static_cast<decltype(zero)*>(out.mutable_data_ptr());
         if (dims == 2) simplex_noise_kernel<2>(grid, fractal, data);

@@ -99,6 +99,7 @@ class _Fractal(Noise):
     frequency: float
     dims: int
     normalize: Normalize
+    shift: bool
 
     def __post_init__(self) -> None:
         ops._check.fractal(self.octaves, self.persistence, self.frequency)
@@ -118,8 +119,9 @@ class _Fractal(Noise):
         self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype
     ) -> Tensor:
         return ops.simplex_noise(
-            seeds, t, origins, *shape[1:], self.dims, self.octaves, self.persistence, self.frequency, self.gain, dtype
-        )
+            seeds, t, origins, *shape[1:], self.dims, self.octaves, self.persistence, self.frequency, self.gain,
+            self.shift, dtype,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ class Simplex(_Fractal):
     """Fractal OpenSimplex noise with a lattice per channel: 3-D (x, y, t) / wavelength, or 2-D without t.
 
     `frequency` is, as in the papers, the wavelength in pixels of the coarsest octave; each octave halves it.
-    normalize: "none" as in the papers (deviation about 0.5), or "unit" variance. Source: Wyatt et al. 2022 (AnoDDPM).
+    normalize: "none" as in the papers (deviation about 0.5), or "unit" variance. shift: a random origin per octave; without it, as in
+    the papers, all octaves are 0 together at the origin (in 2-D, or at t = 0). Source: Wyatt et al. 2022 (AnoDDPM).
     """
 
     kind: ClassVar[str] = "simplex"
@@ -136,6 +139,7 @@ class Simplex(_Fractal):
     frequency: float = 64.0
     dims: int = 3
     normalize: Normalize = "none"
+    shift: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,7 @@ class Tsimplex(_Fractal):
     frequency: float = 64.0
     dims: int = 4
     normalize: Normalize = "none"
+    shift: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,7 @@ class TsimplexGaussian(Noise):
     persistence: float = 0.9
     frequency: float = 64.0
     normalize: Normalize = "none"
+    shift: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -203,14 +209,15 @@ class TsimplexGaussian(Noise):
         self._tsimplex()
 
     def _tsimplex(self) -> Tsimplex:
-        return Tsimplex(self.octaves, self.persistence, self.frequency, normalize=self.normalize)
+        return Tsimplex(self.octaves, self.persistence, self.frequency, normalize=self.normalize, shift=self.shift)
 
     def _make(
         self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype
     ) -> Tensor:
-        simplex = self._tsimplex()._make(shape, t, seeds, origins, extent, dtype)
-        alpha = (1 - t.to(torch.float64) / self.steps).to(dtype).view(-1, 1, 1, 1)
-        return alpha * simplex + (1 - alpha) * Gaussian()._make(shape, t, seeds, origins, extent, dtype)
+        return ops.tsg_noise(
+            seeds, t, origins, *shape[1:], self.steps, self.octaves, self.persistence, self.frequency, self._tsimplex().gain,
+            self.shift, dtype,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -238,34 +245,13 @@ class KomalTsimplex(Noise):
         if self.coordinates not in ("global", "local"):
             raise ValueError(f'coordinates must be "global" or "local", not {self.coordinates!r}.')
 
-    def wavelength(self, y: Tensor, x: Tensor, extent: tuple[int, int]) -> Tensor:
-        """F at pixels (y, x) of an image of size `extent`, float64, in pixels."""
-        offsets = []
-        for position, length in ((y, extent[0]), (x, extent[1])):
-            patches = -(-length // self.patch)
-            offsets.append((position // self.patch + 1).to(torch.float64) - (patches + 1) / 2)
-        return self.frequency * torch.exp(-(offsets[0] ** 2 + offsets[1] ** 2) / (2 * self.sigma**2))
-
     def _make(
         self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype
     ) -> Tensor:
-        ops._check.grid(seeds, t, origins, *shape[1:], dtype)
-        shortest = float(self.wavelength(torch.tensor(0), torch.tensor(0), extent))
-        # Beyond this the octaves' coordinates have too few digits left behind the point, and in the end they are infinite.
-        if max(extent) * 2.0 ** (self.octaves - 1) > shortest * 2.0**40:
-            raise ValueError(
-                f"The wavelength of KTs falls to {shortest:.1e} pixels in the corners of a {extent[0]} x {extent[1]} image; "
-                f"raise sigma, which is {self.sigma} patches of {self.patch} pixels."
-            )
-        channel, y, x = ops.pixel_grid(origins, *shape[1:])
-        f = self.wavelength(y, x, extent)
-        if self.coordinates == "local":
-            y, x = y % self.patch, x % self.patch
-        points = torch.stack([(axis / f).expand(shape) for axis in (x, y, channel, t.view(-1, 1, 1, 1))], -1)
-        values = ops.simplex_noise_at(
-            points.reshape(shape[0], -1, 4), seeds, self.octaves, self.persistence, 1.0, dtype
-        )
-        return values.view(shape)
+        return ops.kts_noise(
+            seeds, t, origins, *shape[1:], *extent, self.octaves, self.persistence, self.frequency, self.sigma, self.patch,
+            self.coordinates == "local", dtype,
+        )  # fmt: skip
 
 
 KINDS: dict[str, type[Noise]] = {

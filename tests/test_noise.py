@@ -30,6 +30,7 @@ from diffnoise.noise import (
     from_config,
     make_seeds,
 )
+from diffnoise.ops.kts_noise import patch_wavelengths
 
 MODELS: list[Noise] = [
     Gaussian(),
@@ -201,13 +202,13 @@ def test_unit_variance(model):
 def test_kts_wavelengths():
     """14 x 14 patches, peak 128, sigma 4: the values that the authors' formula gives."""
     i = torch.arange(14) * 16
-    f = KomalTsimplex(frequency=128.0, sigma=4.0, patch=16).wavelength(i.view(-1, 1), i.view(1, -1), (224, 224))
+    f = patch_wavelengths(i.view(-1, 1), i.view(1, -1), 224, 224, 128.0, 4.0, 16)
     assert float(f[0, 0]) == pytest.approx(9.1285, abs=5e-5)
     assert float(f[0, 6]) == pytest.approx(33.917, abs=5e-4)
     assert float(f[3, 3]) == pytest.approx(59.526, abs=5e-4)
     assert float(f[6, 6]) == pytest.approx(126.016, abs=5e-4)
     assert float(f.mean()) == pytest.approx(55.65, abs=5e-3)
-    within = KomalTsimplex(patch=16).wavelength(i.view(-1, 1) + 15, i.view(1, -1) + 15, (224, 224))
+    within = patch_wavelengths(i.view(-1, 1) + 15, i.view(1, -1) + 15, 224, 224, 128.0, 4.0, 16)
     assert torch.equal(within, f), "one wavelength in all of a patch"
 
 

@@ -61,8 +61,18 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (*grid(), 3, 1, 0.5, 1e6),
             (*grid(1, 2, 300), 3, 8, 0.8, 37.3, 2.5),  # down to 0.29 px; wider than a tile
             (*grid(1, 70, 3), 4, 3, 0.8, 3.0),
+            *[(*grid(), dims, 8, 0.8, 64.0, 1.0, True) for dims in (2, 3, 4)],
         ],
-        "simplex_noise_at": [(points(dims), SEEDS, 4, 0.8, 1.5) for dims in (2, 3, 4)] + [(points(3).double(), SEEDS)],
+        "tsg_noise": [(*grid(), 1000, 6, 0.9, 64.0), (*grid(1, 40, 300), 1000, 3, 0.8, 5.0, 2.5, True)],
+        "kts_noise": [
+            (*grid(), 40, 60, 10, 0.8, 128.0, 4.0, 16),
+            (*grid(1, 70, 90), 70, 90, 4, 0.8, 64.0, 2.0, 32, True),
+            (*grid(1, 9, 9), 30, 30, 3, 0.8, 16.0, 9.0, 1),
+        ],
+        "simplex_noise_at": [
+            *[(points(dims), SEEDS, 4, 0.8, 1.5, dims == 3) for dims in (2, 3, 4)],
+            (points(3).double(), SEEDS),
+        ],
         "gmm_noise": [
             (*grid(), 40, 60),
             (*grid(), 9, 37, 7, 0.01, 0.5, True),

@@ -4,12 +4,13 @@ from . import _check as _check
 from ._op import Op as Op
 from ._op import registry as registry
 from .gaussian_noise import gaussian_noise as gaussian_noise
-from .gaussian_noise import pixel_grid as pixel_grid
 from .gmm_noise import gmm_noise as gmm_noise
 from .kl_map import kl_map as kl_map
+from .kts_noise import kts_noise as kts_noise
 from .reverse_step import reverse_step as reverse_step
 from .simplex_noise import simplex_noise as simplex_noise
 from .simplex_noise_at import simplex_noise_at as simplex_noise_at
+from .tsg_noise import tsg_noise as tsg_noise
 
 # The kernels register themselves for the ops above.
 from . import _native as _native  # isort: skip

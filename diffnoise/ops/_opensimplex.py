@@ -8,10 +8,13 @@ import itertools
 import torch
 from torch import Tensor
 
+from ._philox import STREAM_SHIFT, address, uniform
+
 RADIUS_SQUARED = 2.0
 STRETCH = {2: (3**-0.5 - 1) / 2, 3: -1 / 6, 4: (5**-0.5 - 1) / 4}
 SQUISH = {2: (3**0.5 - 1) / 2, 3: 1 / 3, 4: (5**0.5 - 1) / 4}
 NORM = {2: 47.0, 3: 103.0, 4: 30.0}
+SHIFT_RANGE = 256.0  # wavelengths: the permutation repeats beyond
 # Standard deviation of one octave over positions and seeds, measured; makes `normalize="unit"`.
 DEVIATION = {2: 0.3677, 3: 0.3108, 4: 0.2478}
 
@@ -104,9 +107,23 @@ def lattice_sum(points: Tensor, table: Tensor) -> Tensor:
     return total / NORM[dims]
 
 
-def fractal_sum(points: Tensor, table: Tensor, octaves: int, persistence: float) -> Tensor:
-    """sum_k persistence^k lattice_sum(2^k points); shapes as in `lattice_sum`."""
+def octave_shifts(lattice_seeds: Tensor, octaves: int, dims: int) -> Tensor:
+    """Where each octave's origin lies when octaves are shifted: float64 [N, octaves, D] in [0, 256) wavelengths."""
+    octave = torch.arange(octaves, device=lattice_seeds.device)
+    zero = torch.zeros_like(octave)
+    words = address(lattice_seeds.unsqueeze(1), zero, zero, octave, zero, STREAM_SHIFT)
+    return SHIFT_RANGE * torch.stack([uniform(word, torch.float64) for word in words[:dims]], -1)
+
+
+def fractal_sum(points: Tensor, lattice_seeds: Tensor, octaves: int, persistence: float, shift: bool) -> Tensor:
+    """sum_k persistence^k n(2^k p + s_k) with s = 0 or, when `shift`, `octave_shifts`.
+
+    points: float64 [N, P, D]; lattice_seeds: int64 [N]. Returns [N, P].
+    """
+    table = permutations(lattice_seeds)
     total = torch.zeros_like(points[..., 0])
+    shifts = octave_shifts(lattice_seeds, octaves, points.shape[-1]).unsqueeze(2) if shift else None
     for k in range(octaves):
-        total = total + persistence**k * lattice_sum(points * 2.0**k, table)
+        at = points * 2.0**k
+        total = total + persistence**k * lattice_sum(at if shifts is None else at + shifts[:, k], table)
     return total

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import _check
 from ._op import op
-from ._opensimplex import fractal_sum, permutations
+from ._opensimplex import fractal_sum
 
 
 def _fake(
@@ -16,6 +16,7 @@ def _fake(
     octaves: int = 1,
     persistence: float = 0.5,
     gain: float = 1.0,
+    shift: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     return points.new_empty(points.shape[:2], dtype=dtype)
@@ -27,6 +28,7 @@ def _check_arguments(
     octaves: int = 1,
     persistence: float = 0.5,
     gain: float = 1.0,
+    shift: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     if points.ndim != 3 or points.shape[2] not in (2, 3, 4):
@@ -45,12 +47,13 @@ def simplex_noise_at(
     octaves: int = 1,
     persistence: float = 0.5,
     gain: float = 1.0,
+    shift: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """gain * sum_k persistence^k n(2^k p) for every point p, [B, N].
+    """gain * sum_k persistence^k n(2^k p + s_k) for every point p, [B, N].
 
-    points: float32 or float64 [B, N, D], D = 2, 3 or 4, in units of the coarsest octave's wavelength. seeds: int64 [B]. n is
-    OpenSimplex v1 as the full sum over lattice points with r^2 < 2. Raises `ValueError` for other shapes, dtypes or
-    parameters.
+    points: float32 or float64 [B, N, D], D = 2, 3 or 4, in units of the coarsest octave's wavelength. seeds: int64 [B]. shift: octave
+    k begins at an origin s_k of its own, drawn from the seed, instead of 0. n is OpenSimplex v1 as the full sum over lattice points
+    with r^2 < 2. Raises `ValueError` for other shapes, dtypes or parameters.
     """
-    return (gain * fractal_sum(points.to(torch.float64), permutations(seeds), octaves, persistence)).to(dtype)
+    return (gain * fractal_sum(points.to(torch.float64), seeds, octaves, persistence, shift)).to(dtype)

@@ -1,0 +1,77 @@
+#pragma once
+
+// CPU: one copy of a hot loop per x86-64 level, all in one library, chosen at run time.
+//
+// A hot loop is a struct with `template <class Isa> static DN_HD void run(...)`; `run_best<Loop>(...)` runs the machine's
+// best copy. What a copy inlines takes part in it, so everything below it must be DN_HD.
+
+#include <cstddef>
+#include <type_traits>
+
+#include "host_device.h"
+
+namespace diffnoise {
+
+// `fused`: whether multiplying and adding with one rounding is a single instruction.
+struct Baseline {
+#if defined(__x86_64__)
+    static constexpr bool fused = false;
+#else
+    static constexpr bool fused = true;
+#endif
+};
+struct Avx2 {
+    static constexpr bool fused = true;
+};
+struct Avx512 {
+    static constexpr bool fused = true;
+};
+
+enum class Level { baseline, avx2, avx512 };
+
+// The best level of this machine, or the lower one that DIFFNOISE_ISA asks for: baseline, avx2 or avx512.
+Level isa_level();
+
+#if defined(__x86_64__) && defined(__GNUC__)
+template <class Loop, class... A>
+__attribute__((target("arch=x86-64-v4"))) void run_avx512(const A&... arguments) {
+    Loop::template run<Avx512>(arguments...);
+}
+template <class Loop, class... A>
+__attribute__((target("arch=x86-64-v3"))) void run_avx2(const A&... arguments) {
+    Loop::template run<Avx2>(arguments...);
+}
+#endif
+template <class Loop, class... A>
+void run_baseline(const A&... arguments) {
+    Loop::template run<Baseline>(arguments...);
+}
+
+template <class Loop, class... A>
+void run_best(const A&... arguments) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    static const Level level = isa_level();
+    if (level == Level::avx512) return run_avx512<Loop>(arguments...);
+    if (level == Level::avx2) return run_avx2<Loop>(arguments...);
+#endif
+    run_baseline<Loop>(arguments...);
+}
+
+// a * b + c for numbers and vectors of them, rounded once where the level can. Never left to the compiler, which would
+// choose differently from loop to loop.
+template <class Isa, class T>
+DN_HD T multiply_add(T a, T b, T c) {
+    if constexpr (!Isa::fused) {
+        return a * b + c;
+    } else if constexpr (std::is_same_v<T, float>) {
+        return __builtin_fmaf(a, b, c);
+    } else if constexpr (std::is_same_v<T, double>) {
+        return __builtin_fma(a, b, c);
+    } else {
+        T sum;
+        for (std::size_t i = 0; i < sizeof(a) / sizeof(a[0]); ++i) sum[i] = multiply_add<Isa>(a[i], b[i], c[i]);
+        return sum;
+    }
+}
+
+}  // namespace diffnoise
