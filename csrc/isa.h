@@ -12,8 +12,9 @@
 
 namespace diffnoise {
 
-// `fused`: whether multiplying and adding with one rounding is a single instruction.
+// bytes: of its registers. fused: whether multiplying and adding with one rounding is a single instruction.
 struct Baseline {
+    static constexpr int bytes = 16;
 #if defined(__x86_64__)
     static constexpr bool fused = false;
 #else
@@ -21,9 +22,11 @@ struct Baseline {
 #endif
 };
 struct Avx2 {
+    static constexpr int bytes = 32;
     static constexpr bool fused = true;
 };
 struct Avx512 {
+    static constexpr int bytes = 64;
     static constexpr bool fused = true;
 };
 
@@ -34,21 +37,21 @@ Level isa_level();
 
 #if defined(__x86_64__) && defined(__GNUC__)
 template <class Loop, class... A>
-__attribute__((target("arch=x86-64-v4"))) void run_avx512(const A&... arguments) {
+__attribute__((target("arch=x86-64-v4"))) void run_avx512(A&&... arguments) {
     Loop::template run<Avx512>(arguments...);
 }
 template <class Loop, class... A>
-__attribute__((target("arch=x86-64-v3"))) void run_avx2(const A&... arguments) {
+__attribute__((target("arch=x86-64-v3"))) void run_avx2(A&&... arguments) {
     Loop::template run<Avx2>(arguments...);
 }
 #endif
 template <class Loop, class... A>
-void run_baseline(const A&... arguments) {
+void run_baseline(A&&... arguments) {
     Loop::template run<Baseline>(arguments...);
 }
 
 template <class Loop, class... A>
-void run_best(const A&... arguments) {
+void run_best(A&&... arguments) {
 #if defined(__x86_64__) && defined(__GNUC__)
     static const Level level = isa_level();
     if (level == Level::avx512) return run_avx512<Loop>(arguments...);
@@ -56,6 +59,17 @@ void run_best(const A&... arguments) {
 #endif
     run_baseline<Loop>(arguments...);
 }
+
+// N numbers as one value, of registers of any width; in memory aligned as a whole, or as one number.
+template <class T, int N>
+struct VectorTypes {
+    typedef T Aligned __attribute__((vector_size(N * sizeof(T)), may_alias));
+    typedef T Unaligned __attribute__((vector_size(N * sizeof(T)), may_alias, aligned(sizeof(T))));
+};
+template <class T, int N>
+using Vector = typename VectorTypes<T, N>::Aligned;
+template <class T, int N>
+using UnalignedVector = typename VectorTypes<T, N>::Unaligned;
 
 // a * b + c for numbers and vectors of them, rounded once where the level can. Never left to the compiler, which would
 // choose differently from loop to loop.
