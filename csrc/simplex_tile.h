@@ -200,13 +200,16 @@ DN_HD V kernel(T left, V dx_squared) {
     return attenuation * attenuation;
 }
 
-// Rows within `reach` wavelengths of y as [begin, end), clipped to count rows from `start` on.
-DN_HD Range rows_within(double y, double reach, double wavelength, std::int64_t start, std::int64_t count) {
-    const double low = std::ceil((y - reach) * wavelength) - static_cast<double>(start);
-    const double high = std::floor((y + reach) * wavelength) + 1 - static_cast<double>(start);
-    const double limit = static_cast<double>(count);
-    return {static_cast<std::int64_t>(low < 0 ? 0 : low > limit ? limit : low),
-            static_cast<std::int64_t>(high < 0 ? 0 : high > limit ? limit : high)};
+// Pixels within `reach` wavelengths of a position as [begin, end), clipped to `count` pixels from `start` on.
+struct Span {
+    std::int32_t begin, end;
+};
+DN_HD Span within(double position, double reach, double wavelength, std::int64_t start, std::int64_t count) {
+    const double from = static_cast<double>(start), limit = static_cast<double>(count);
+    const double low = std::ceil((position - reach) * wavelength) - from;
+    const double high = std::floor((position + reach) * wavelength) + 1 - from;
+    return {static_cast<std::int32_t>(low < 0 ? 0 : low > limit ? limit : low),
+            static_cast<std::int32_t>(high < 0 ? 0 : high > limit ? limit : high)};
 }
 
 // The largest wavelength of the form below, and what its discs need at most.
@@ -242,8 +245,8 @@ class Stencil {
             }
             const double low = static_cast<double>(start) * step - x, high = low + (Lanes - 1) * step;
             const double nearest = low > 0 ? low : high < 0 ? high : 0;
-            const Range range = rows_within(y, reach_of(family.left - nearest * nearest), wavelength, row, rows_);
-            first_[c] = static_cast<int>(range.begin), last_[c] = static_cast<int>(range.end);
+            const Span span = within(y, reach_of(family.left - nearest * nearest), wavelength, row, rows_);
+            first_[c] = span.begin, last_[c] = span.end;
             const V d = *reinterpret_cast<const V*>(dx_[c]), squared = d * d;
             V* weight = column_weights(c);
             for (int i = first_[c]; i < last_[c]; ++i) weight[i] = kernel(left[i], squared);
@@ -326,11 +329,12 @@ DN_HD void add_stencils(const Plane<D>& plane, const Bounds& bounds, const Tile<
     });
 }
 
-// A lattice point and its disc.
+// A lattice point and its disc: of every column of registers that the tile has, the rows in reach.
 template <class T>
 struct Disc {
-    double x, y, left, reach;  // in wavelengths
+    double x, y, left;  // in wavelengths
     Slope<T> slope;
+    std::int64_t row_begin, row_end, column_begin, column_end;  // pixels of the tile in reach
 };
 
 // Room for what an octave needs on the way.
@@ -338,6 +342,7 @@ template <class T>
 class Scratch {
   public:
     std::vector<Disc<T>> discs;
+    std::vector<std::int32_t> first, last;  // rows in reach, by disc and column of registers
     T* weights() { return weights_.data()->numbers; }
 
   private:
@@ -351,59 +356,76 @@ class Scratch {
 // Rows of a tile that the form below handles at a time: what fits the nearest cache.
 constexpr std::int64_t kStripRows = 32;
 
+// Adds a disc to the tile's rows from `start` on. first, last: of the disc.
 template <class Isa, class T>
-DN_HD void add_disc(const Disc<T>& disc, double wavelength, const Tile<T>& strip) {
+DN_HD void add_disc(const Disc<T>& disc, double step, const Tile<T>& tile, std::int64_t start, const std::int32_t* first,
+                    const std::int32_t* last) {
     constexpr int lanes = Isa::bytes / sizeof(T);
     using V = Vector<T, lanes>;
-    const double step = 1 / wavelength;
-    const Range rows = rows_within(disc.y, disc.reach, wavelength, strip.y, strip.rows);
-    const Range columns = rows_within(disc.x, disc.reach, wavelength, strip.x, strip.columns);
-    if (rows.begin >= rows.end || columns.begin >= columns.end) return;
-    T left[kStripRows], g[kStripRows];
-    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-        const double d = static_cast<double>(strip.y + i) * step - disc.y;
-        left[i] = static_cast<T>(disc.left - d * d);
-        g[i] = multiply_add<Isa>(disc.slope.g_y, static_cast<T>(d), disc.slope.g_0);
+    const std::int64_t stop = std::min({start + kStripRows, tile.rows, disc.row_end});
+    start = std::max(start, disc.row_begin);
+    if (start >= stop) return;
+    T left[kStripRows], dy[kStripRows];
+    for (std::int64_t i = start; i < stop; ++i) {
+        const double d = static_cast<double>(tile.y + i) * step - disc.y;
+        left[i - start] = static_cast<T>(disc.left - d * d);
+        dy[i - start] = static_cast<T>(d);
     }
-    for (std::int64_t at = columns.begin & -static_cast<std::int64_t>(lanes); at < columns.end; at += lanes) {
+    const V g_y = disc.slope.g_y - V{};
+    for (std::int64_t column = disc.column_begin / lanes; column * lanes < disc.column_end; ++column) {
+        const std::int64_t begin = std::max<std::int64_t>(first[column], start), end = std::min<std::int64_t>(last[column], stop);
+        if (begin >= end) continue;
         alignas(64) T dx[lanes];
         for (int lane = 0; lane < lanes; ++lane) {
-            dx[lane] = static_cast<T>(static_cast<double>(strip.x + at + lane) * step - disc.x);
+            dx[lane] = static_cast<T>(static_cast<double>(tile.x + column * lanes + lane) * step - disc.x);
         }
-        const double low = static_cast<double>(strip.x + at) * step - disc.x, high = low + (lanes - 1) * step;
-        const double nearest = low > 0 ? low : high < 0 ? high : 0;
-        const Range range =
-            rows_within(disc.y, reach_of(disc.left - nearest * nearest), wavelength, strip.y, strip.rows);
-        const V d = *reinterpret_cast<const V*>(dx), squared = d * d, g_dx = disc.slope.g_x * d;
-        T* sum = strip.sum + range.begin * strip.stride + at;
-        for (std::int64_t i = range.begin; i < range.end; ++i, sum += strip.stride) {
+        const V d = *reinterpret_cast<const V*>(dx), squared = d * d, g_x = disc.slope.g_0 + disc.slope.g_x * d;
+        T* sum = tile.sum + begin * tile.stride + column * lanes;
+        for (std::int64_t i = begin - start; i < end - start; ++i, sum += tile.stride) {
             V& total = *reinterpret_cast<V*>(sum);
-            total = multiply_add<Isa>(kernel(left[i], squared), g[i] + g_dx, total);
+            total = multiply_add<Isa>(kernel(left[i], squared), multiply_add<Isa>(g_y, dy[i] - V{}, g_x), total);
         }
     }
 }
 
 // An octave of any wavelength, disc by disc.
 template <class Isa, int D, class T>
-DN_HD void add_discs(const Plane<D>& plane, const Bounds& bounds, const Tile<T>& tile, std::vector<Disc<T>>& discs) {
+DN_HD void add_discs(const Plane<D>& plane, const Bounds& bounds, const Tile<T>& tile, Scratch<T>& scratch) {
+    constexpr int lanes = Isa::bytes / sizeof(T);
     const ScaledGradients<D, T> gradients(plane.amplitude);
-    discs.clear();
+    const double step = 1 / plane.wavelength, width = (lanes - 1) * step;
+    const std::int64_t columns = (tile.columns + lanes - 1) / lanes;
+    scratch.discs.clear(), scratch.first.clear(), scratch.last.clear();
     for_each_family(plane, bounds, [&](const Family& family) __attribute__((always_inline)) {
         const T d_2 = static_cast<T>(family.d[0]), d_3 = static_cast<T>(family.d[1]);
         for (std::int64_t n = 0; n < family.lines; ++n) {
             const Line line = line_of<D>(family, n);
             const Range range = range_of(family, line, bounds);
             for (std::int64_t u = range.begin; u <= range.end; ++u) {
-                discs.push_back({static_cast<double>(u) + family.x, static_cast<double>(line.rest - u) + family.y,
-                                 family.left, family.reach, gradients(*plane.tables, line, u, d_2, d_3)});
+                const double x = static_cast<double>(u) + family.x, y = static_cast<double>(line.rest - u) + family.y;
+                const Span rows = within(y, family.reach, plane.wavelength, tile.y, tile.rows);
+                const Span reached = within(x, family.reach, plane.wavelength, tile.x, tile.columns);
+                if (rows.begin >= rows.end || reached.begin >= reached.end) continue;
+                scratch.discs.push_back({x, y, family.left, gradients(*plane.tables, line, u, d_2, d_3), rows.begin,
+                                         rows.end, reached.begin, reached.end});
+                const std::size_t size = scratch.first.size();
+                scratch.first.resize(size + columns), scratch.last.resize(size + columns);
+                std::int32_t *first = scratch.first.data() + size, *last = scratch.last.data() + size;
+                for (std::int64_t c = 0; c < columns; ++c) {
+                    const double low = static_cast<double>(tile.x + c * lanes) * step - x, high = low + width;
+                    const double nearest = low > 0 ? low : high < 0 ? high : 0;
+                    const Span span = within(y, reach_of(family.left - nearest * nearest), plane.wavelength, tile.y, tile.rows);
+                    first[c] = span.begin, last[c] = span.end;
+                }
             }
         }
     });
     for (std::int64_t row = 0; row < tile.rows; row += kStripRows) {
-        const Tile<T> strip{tile.y + row,  tile.x,
-                            std::min(kStripRows, tile.rows - row), tile.columns, tile.skip,
-                            tile.sum + row * tile.stride, tile.stride};
-        for (const Disc<T>& disc : discs) add_disc<Isa>(disc, plane.wavelength, strip);
+        const std::int32_t *first = scratch.first.data(), *last = scratch.last.data();
+        for (const Disc<T>& disc : scratch.discs) {
+            add_disc<Isa>(disc, step, tile, row, first, last);
+            first += columns, last += columns;
+        }
     }
 }
 
@@ -435,7 +457,7 @@ struct AddOctave {
                             static_cast<double>(tile.y) / wavelength,
                             static_cast<double>(tile.y + tile.rows - 1) / wavelength};
         if (wavelength > kStencilWavelength || wavelength != std::floor(wavelength)) {
-            return add_discs<Isa>(plane, bounds, tile, scratch.discs);
+            return add_discs<Isa>(plane, bounds, tile, scratch);
         }
         if (wavelength == 1) return add_stencils<Isa, 4>(plane, bounds, tile, scratch.weights());
         if (wavelength == 2) return add_stencils<Isa, 8>(plane, bounds, tile, scratch.weights());
