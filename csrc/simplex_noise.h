@@ -63,27 +63,29 @@ class Lattices {
 template <class T>
 class Workspace {
   public:
-    static constexpr int64_t kRows = 256, kColumns = 256;
+    Workspace(int64_t rows, int64_t columns)
+        : stride_((columns + 4 * kTileAlignment - 1) / kTileAlignment * kTileAlignment),
+          sum_(new Block[rows * stride_ / kTileAlignment]) {}
 
     // A tile of zeros that holds the pixels from (y, x) on.
     const Tile<T>& clear(int64_t y, int64_t x, int64_t rows, int64_t columns) {
         const int64_t skip = ((x % kTileAlignment) + kTileAlignment) % kTileAlignment;
-        tile_ = {y, x - skip, rows, skip + columns, skip, sum_.data()->pixels + kTileAlignment, kStride};
-        std::fill_n(sum_.data()->pixels, rows * kStride, T{});
+        tile_ = {y, x - skip, rows, skip + columns, skip, sum_[1].pixels, stride_};
+        std::fill_n(sum_[0].pixels, rows * stride_, T{});
         return tile_;
     }
     // The wanted pixels of a row.
-    const T* row(int64_t i) const { return tile_.sum + i * kStride + tile_.skip; }
+    const T* row(int64_t i) const { return tile_.sum + i * stride_ + tile_.skip; }
 
     Scratch<T> scratch;
 
   private:
-    static constexpr int64_t kStride = kColumns + 4 * kTileAlignment;
-    struct alignas(64) Row {
-        T pixels[kStride];
+    struct alignas(64) Block {
+        T pixels[kTileAlignment];
     };
 
-    std::vector<Row> sum_ = std::vector<Row>(kRows);
+    int64_t stride_;
+    std::unique_ptr<Block[]> sum_;
     Tile<T> tile_{};
 };
 
@@ -91,13 +93,14 @@ class Workspace {
 // first pixel.
 template <class T, class F>
 void for_each_tile(const Grid& grid, const F& make) {
-    const int64_t maps = grid.batch * grid.channels, columns = Workspace<T>::kColumns;
+    const int64_t maps = grid.batch * grid.channels, columns = std::min<int64_t>(grid.width, 256);
     const int64_t across = (grid.width + columns - 1) / columns;
-    int64_t rows = Workspace<T>::kRows;
+    int64_t rows = std::min<int64_t>(grid.height, 256);
+    // Few maps are cut finer, so that all threads have some.
     while (rows > 64 && maps * across * ((grid.height + rows - 1) / rows) < 4 * torch::stable::get_num_threads()) rows /= 2;
     const int64_t down = (grid.height + rows - 1) / rows;
     parallel_for(0, maps * down * across, 1, [&](int64_t begin, int64_t end) {
-        Workspace<T> workspace;
+        Workspace<T> workspace(rows, columns);
         for (int64_t i = begin; i < end; ++i) {
             const int64_t y = i / across % down * rows, x = i % across * columns;
             make(i / (down * across), y, x, std::min(rows, grid.height - y), std::min(columns, grid.width - x), workspace);

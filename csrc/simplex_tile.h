@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "isa.h"
@@ -343,14 +344,13 @@ class Scratch {
   public:
     std::vector<Disc<T>> discs;
     std::vector<std::int32_t> first, last;  // rows in reach, by disc and column of registers
-    T* weights() { return weights_.data()->numbers; }
+    T* weights() { return weights_[0].numbers; }
 
   private:
-    static constexpr std::int64_t kLine = 64 / sizeof(T);
     struct alignas(64) CacheLine {
-        T numbers[kLine];
+        T numbers[64 / sizeof(T)];
     };
-    std::vector<CacheLine> weights_ = std::vector<CacheLine>(kStencilWeights / kLine);
+    std::unique_ptr<CacheLine[]> weights_{new CacheLine[kStencilWeights * sizeof(T) / 64]};
 };
 
 // Rows of a tile that the form below handles at a time: what fits the nearest cache.
