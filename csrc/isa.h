@@ -2,8 +2,8 @@
 
 // CPU: one copy of a hot loop per x86-64 level, all in one library, chosen at run time.
 //
-// A hot loop is a struct with `template <class Isa> static DN_HD void run(...)`; `run_best<Loop>(...)` runs the machine's
-// best copy. What a copy inlines takes part in it, so everything below it must be DN_HD.
+// A hot loop is a struct with `template <class Isa> static DN_HD void run(...)`; `run_best<Loop>(...)` runs the
+// machine's best copy. What a copy inlines takes part in it, so everything below it must be DN_HD.
 
 #include <cstddef>
 #include <type_traits>

@@ -14,9 +14,7 @@ struct Patches {
     double wavelength, sigma;
 
     // The patch that holds a position along an axis.
-    DN_HD std::int64_t index(std::int64_t position) const {
-        return position / size - (position % size < 0 ? 1 : 0);
-    }
+    DN_HD std::int64_t index(std::int64_t position) const { return position / size - (position % size < 0 ? 1 : 0); }
 
     // The wavelength of patch (i, j), 0-based, in pixels.
     DN_HD double wavelength_of(std::int64_t i, std::int64_t j) const {

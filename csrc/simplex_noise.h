@@ -20,8 +20,7 @@ struct Fractal {
 template <int D>
 class Lattices {
   public:
-    explicit Lattices(const Grid& grid)
-        : grid_(grid), tables_(D == 4 ? grid.batch : grid.batch * grid.channels) {
+    explicit Lattices(const Grid& grid) : grid_(grid), tables_(D == 4 ? grid.batch : grid.batch * grid.channels) {
         parallel_for(0, static_cast<int64_t>(tables_.size()), 16, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) make_tables<D>(seed(i), tables_[i]);
         });
@@ -37,12 +36,10 @@ class Lattices {
         for (int64_t octave = 0; octave < fractal.octaves; ++octave) {
             double shift[4] = {};
             if (fractal.shift) octave_shift<D>(seed(lattice), octave, shift);
-            const Plane<D> plane{wavelength,
-                                 amplitude,
-                                 {shift[0], shift[1]},
-                                 {constant[0] / wavelength + shift[2], constant[1] / wavelength + shift[3]},
-                                 &tables_[lattice],
-                                 fractal.by_points};
+            const Plane<D> plane{
+                wavelength,           amplitude,
+                {shift[0], shift[1]}, {constant[0] / wavelength + shift[2], constant[1] / wavelength + shift[3]},
+                &tables_[lattice],    fractal.by_points};
             run_best<AddOctave<D>>(plane, tile, scratch);
             amplitude *= fractal.persistence;
             wavelength *= 0.5;
@@ -89,21 +86,23 @@ class Workspace {
     Tile<T> tile_{};
 };
 
-// Calls make(map, y, x, rows, columns, workspace) for all tiles of all maps, from all threads; y and x count from the map's
-// first pixel.
+// Calls make(map, y, x, rows, columns, workspace) for all tiles of all maps, from all threads; y and x count from the
+// map's first pixel.
 template <class T, class F>
 void for_each_tile(const Grid& grid, const F& make) {
     const int64_t maps = grid.batch * grid.channels, columns = std::min<int64_t>(grid.width, 256);
     const int64_t across = (grid.width + columns - 1) / columns;
     int64_t rows = std::min<int64_t>(grid.height, 256);
     // Few maps are cut finer, so that all threads have some.
-    while (rows > 64 && maps * across * ((grid.height + rows - 1) / rows) < 4 * torch::stable::get_num_threads()) rows /= 2;
+    while (rows > 64 && maps * across * ((grid.height + rows - 1) / rows) < 4 * torch::stable::get_num_threads())
+        rows /= 2;
     const int64_t down = (grid.height + rows - 1) / rows;
     parallel_for(0, maps * down * across, 1, [&](int64_t begin, int64_t end) {
         Workspace<T> workspace(rows, columns);
         for (int64_t i = begin; i < end; ++i) {
             const int64_t y = i / across % down * rows, x = i % across * columns;
-            make(i / (down * across), y, x, std::min(rows, grid.height - y), std::min(columns, grid.width - x), workspace);
+            make(i / (down * across), y, x, std::min(rows, grid.height - y), std::min(columns, grid.width - x),
+                 workspace);
         }
     });
 }

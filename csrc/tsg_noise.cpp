@@ -16,7 +16,8 @@ void tsg_noise_kernel(const Grid& grid, const Fractal& fractal, double steps, Ou
         const T alpha = static_cast<T>(share), rest = static_cast<T>(1 - share);
         GaussianRow<T> normals(columns);
         for (int64_t i = 0; i < rows; ++i) {
-            const Address address(grid.seeds[sample], grid.t[sample], map % grid.channels, origin[0] + y + i, kStreamNoise);
+            const Address address(grid.seeds[sample], grid.t[sample], map % grid.channels, origin[0] + y + i,
+                                  kStreamNoise);
             const T *simplex = work.row(i), *gaussian = normals(address, origin[1] + x);
             Out* to = out + (map * grid.height + y + i) * grid.width + x;
             for (int64_t j = 0; j < columns; ++j) to[j] = static_cast<Out>(alpha * simplex[j] + rest * gaussian[j]);
@@ -33,7 +34,8 @@ Tensor tsg_noise(Tensor seeds, Tensor t, Tensor origins, int64_t channels, int64
     check_reach(grid, true, octaves, wavelength);
     const Fractal fractal{octaves, persistence, wavelength, gain, shift};
     dispatch_floating(dtype, [&](auto zero) {
-        tsg_noise_kernel(grid, fractal, static_cast<double>(steps), static_cast<decltype(zero)*>(out.mutable_data_ptr()));
+        tsg_noise_kernel(grid, fractal, static_cast<double>(steps),
+                         static_cast<decltype(zero)*>(out.mutable_data_ptr()));
     });
     return out;
 }
