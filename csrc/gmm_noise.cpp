@@ -106,6 +106,7 @@ void gmm_noise_kernel(const Grid& grid, const Mixture& mixture, Out* out) {
         Axis along_x(count, mixture.full_width, width, cut), along_y(count, mixture.full_height, height, cut);
         Sums x_sums(count), y_sums(count);
         std::vector<double> factor(count);
+        const std::vector<double> ones(count, 1.0);
         Aligned<T> x(count * round_up(width, panel)), y(count * round_up(height, block));
         Aligned<T> rows(std::is_same_v<T, Out> ? 0 : block * width);
         for (int64_t map = begin; map < end; ++map) {
@@ -127,8 +128,8 @@ void gmm_noise_kernel(const Grid& grid, const Mixture& mixture, Out* out) {
                 standard_scale(x_sums, y_sums, factor, mixture, mean, scale);
             }
             for (double& f : factor) f *= scale;
-            const double* none = nullptr;
-            run_best<Pack>(tile_x, none, count, Axis::stride(width), panel, x.data());
+            run_best<Pack>(tile_x, static_cast<const double*>(ones.data()), count, Axis::stride(width), panel,
+                           x.data());
             run_best<Pack>(tile_y, static_cast<const double*>(factor.data()), count, Axis::stride(height), block,
                            y.data());
             const T offset = static_cast<T>(-mean * scale);

@@ -67,7 +67,8 @@ struct Moments {
     template <class Isa>
     static DN_HD void run(const double* rows, std::int64_t count, std::int64_t stride, double* total, double* gram) {
         using F64 = Vector<Isa, double>;
-        constexpr int lanes = Isa::bytes / 8, parts = kChunk / lanes, columns = 4 / parts < 1 ? 1 : 4 / parts;
+        constexpr int lanes = Isa::bytes / 8, parts = kChunk / lanes;
+        constexpr int high = 2, wide = lanes == 2 ? 1 : lanes / 2;
         for (std::int64_t k = 0; k < count; ++k) {
             F64 sum[parts] = {};
             for (std::int64_t i = 0; i < stride; i += kChunk) {
@@ -77,24 +78,23 @@ struct Moments {
             total[k] = reduce<Isa>(sum);
         }
         const std::int64_t width = count + kSpare;
-        for (std::int64_t k = 0; k < count; k += 2) {
-            for (std::int64_t l = k; l < count; l += columns) {
-                F64 sum[2][columns][parts] = {};
+        for (std::int64_t k = 0; k < count; k += high) {
+            for (std::int64_t l = k; l < count; l += wide) {
+                F64 sum[high][wide][parts] = {};
                 for (std::int64_t i = 0; i < stride; i += kChunk) {
                     for (int p = 0; p < parts; ++p) {
                         const double* at = rows + i + p * lanes;
-                        const F64 a = *reinterpret_cast<const F64*>(at + k * stride);
-                        const F64 b = *reinterpret_cast<const F64*>(at + (k + 1) * stride);
-                        for (int c = 0; c < columns; ++c) {
-                            const F64 other = *reinterpret_cast<const F64*>(at + (l + c) * stride);
-                            sum[0][c][p] = multiply_add<Isa>(a, other, sum[0][c][p]);
-                            sum[1][c][p] = multiply_add<Isa>(b, other, sum[1][c][p]);
+                        F64 left[high];
+                        for (int r = 0; r < high; ++r) left[r] = *reinterpret_cast<const F64*>(at + (k + r) * stride);
+                        for (int c = 0; c < wide; ++c) {
+                            const F64 right = *reinterpret_cast<const F64*>(at + (l + c) * stride);
+                            for (int r = 0; r < high; ++r)
+                                sum[r][c][p] = multiply_add<Isa>(left[r], right, sum[r][c][p]);
                         }
                     }
                 }
-                for (int c = 0; c < columns; ++c) {
-                    gram[k * width + l + c] = reduce<Isa>(sum[0][c]);
-                    gram[(k + 1) * width + l + c] = reduce<Isa>(sum[1][c]);
+                for (int r = 0; r < high; ++r) {
+                    for (int c = 0; c < wide; ++c) gram[(k + r) * width + l + c] = reduce<Isa>(sum[r][c]);
                 }
             }
         }
@@ -111,18 +111,19 @@ struct Moments {
     }
 };
 
-// Profiles as the product below takes them: panels of x, [K][kPanel], and blocks of y, [K][kBlock].
+// Profiles as the product takes them, in panels or blocks of `size` positions: out[p, k, i] = factor[k] rows[k, p size
+// + i].
 struct Pack {
-    // out[p, k, i] = factor[k] rows[k, p * size + i]; factor may be null.
     template <class Isa, class T>
     static DN_HD void run(const double* rows, const double* factor, std::int64_t count, std::int64_t stride,
                           std::int64_t size, T* out) {
         for (std::int64_t i = 0; i < stride; i += size) {
             const std::int64_t length = std::min(size, stride - i);
             for (std::int64_t k = 0; k < count; ++k, out += size) {
-                const double* from = rows + k * stride + i;
-                const double scale = factor ? factor[k] : 1.0;
-                for (std::int64_t j = 0; j < length; ++j) out[j] = static_cast<T>(from[j] * scale);
+                for (std::int64_t j = 0; j < length; j += kChunk) {
+                    const double* from = rows + k * stride + i + j;
+                    for (int n = 0; n < kChunk; ++n) out[j + n] = static_cast<T>(from[n] * factor[k]);
+                }
             }
         }
     }
@@ -143,6 +144,11 @@ struct Product {
             T values[kBlock * kPanel];
             T* to = whole ? out + i : values;
             const std::int64_t step = whole ? distance : kPanel;
+            // The next block's memory is on its way while this one is computed.
+            for (std::int64_t j = kBlock; j < 2 * kBlock; ++j) {
+                __builtin_prefetch(out + j * distance + i, 1);
+                __builtin_prefetch(out + j * distance + i + kPanel / 2, 1);
+            }
             for (int column = 0; column < kPanel; column += 2 * lanes) {
                 for (int top = 0; top < kBlock; top += together) {
                     V sum[together][2];
