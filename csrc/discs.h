@@ -36,7 +36,7 @@ template <class Isa, class T>
 DN_HD void add_disc(const Disc<T>& disc, double step, const Tile<T>& tile, std::int64_t start,
                     const std::int32_t* first, const std::int32_t* last) {
     constexpr int lanes = Isa::bytes / sizeof(T);
-    using V = Vector<T, lanes>;
+    using V = Wide<T, lanes>;
     const std::int64_t stop = std::min({start + kStripRows, tile.rows, disc.row_end});
     start = std::max(start, disc.row_begin);
     if (start >= stop) return;

@@ -76,7 +76,7 @@ class Stencil {
     std::int64_t row = 0, column = 0;  // of the first pixel
 
   private:
-    using V = Vector<T, Lanes>;
+    using V = Wide<T, Lanes>;
     static constexpr int kColumns = (kStencilRows + Lanes - 1) / Lanes + 1;
 
     DN_HD V* column_weights(int c) const { return reinterpret_cast<V*>(weights_) + c * rows_; }
@@ -87,7 +87,7 @@ class Stencil {
         const V* weight = column_weights(c);
         sum += begin * stride + c * Lanes;
         for (int i = begin; i < end; ++i, sum += stride) {
-            UnalignedVector<T, Lanes>& total = *reinterpret_cast<UnalignedVector<T, Lanes>*>(sum);
+            UnalignedWide<T, Lanes>& total = *reinterpret_cast<UnalignedWide<T, Lanes>*>(sum);
             const V g = multiply_add<Isa>(g_y, dy_[i] - V{}, g_x);
             total = multiply_add<Isa>(weight[i], g, V(total));
         }
