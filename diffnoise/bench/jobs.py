@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -110,11 +111,9 @@ def run(job: Job) -> Iterator[dict[str, Any]]:
         clock = threading.Timer(SECONDS, _end, [process])
         clock.start()
         try:
-            try:
+            with suppress(BrokenPipeError):  # it died at once; what it said follows
                 process.stdin.write(json.dumps(asdict(job)) + "\n")
                 process.stdin.flush()
-            except BrokenPipeError:
-                pass  # it died at once; what it said follows
             for line in process.stdout:
                 row = json.loads(line)
                 if row.get("case") in expected:
@@ -125,6 +124,9 @@ def run(job: Job) -> Iterator[dict[str, Any]]:
             late = not clock.is_alive()
             clock.cancel()
             _end(process)
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            process.stdout.close()
         errors.seek(0)
         said = errors.read().strip().splitlines()
     reason = f"ended after {SECONDS} s" if late else f"exit code {process.returncode}: {said[-1] if said else ''}"
