@@ -45,9 +45,88 @@ def _row(name: str, method: str, values: list[float | None], fps: float | None =
     return f"| {name} | {method} | {' | '.join(cells)} | {'–' if fps is None else f'{fps:.1f}'} |"
 
 
+def bench(results: Path = ROOT / "benchmarks/results") -> str:
+    """A table per result file of `diffnoise bench --output benchmarks/results/bench_<machine>.json`."""
+    runs = [json.loads(path.read_text()) for path in sorted(results.glob("bench_*.json"))]
+    tables = [table for run in runs for table in (_on_cpu(run), _on_gpu(run)) if table]
+    return "\n\n".join(tables) or "*Not measured yet.*"
+
+
+def _on_cpu(run: dict[str, Any]) -> str:
+    rows = [row for row in run["results"] if row["device"] == "cpu" and row["status"] == "timed" and not row["lowered"]]
+    if not rows:
+        return ""
+    threads = sorted({row["threads"] for row in rows})
+    heads = [f"{count} thread{'s' if count > 1 else ''}" for count in threads]
+    lines = [
+        _caption(run, f"{run['machine']['processor']}, {run['machine']['isa']}"),
+        "",
+        f"| work | {' | '.join(heads)} | of the limit | times that of others, {heads[0]} |",
+        "|---" * (len(threads) + 3) + "|",
+    ]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        found = {row["threads"]: row for row in rows if row["case"] == case}
+        times = [_duration(_ours(found[count])["seconds"]["median"]) if count in found else "–" for count in threads]
+        shown = found.get(threads[0])
+        if shown:
+            share, others = _share(_ours(shown)["share_of_limit"]), _others(shown)
+            lines.append(f"| {_work(shown)} | {' | '.join(times)} | {share} | {others} |")
+    return "\n".join(lines)
+
+
+def _on_gpu(run: dict[str, Any]) -> str:
+    rows = [row for row in run["results"] if row["device"] == "cuda" and row["status"] == "timed"]
+    if not rows:
+        return ""
+    gpu = run["machine"]["gpu"]
+    limits = ", ".join(f"{limit['what']} {limit['rate']:.0f} {limit['unit']}" for limit in run["gpu_limits"])
+    lines = [
+        _caption(run, f"{gpu['name']}, CUDA {gpu['cuda']}"),
+        *([f"Its limits: {limits}."] if limits else []),
+        "",
+        "| work | diffnoise | memory alone | arithmetic alone | of the larger | times that of others |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        bound = row["limit"]
+        floors = [_duration(bound[f"{name}_seconds"]) if bound else "–" for name in ("memory", "arithmetic")]
+        time, share = _duration(_ours(row)["seconds"]["median"]), _share(_ours(row)["share_of_limit"])
+        lines.append(f"| {_work(row)} | {time} | {' | '.join(floors)} | {share} | {_others(row)} |")
+    return "\n".join(lines)
+
+
+def _caption(run: dict[str, Any], machine: str) -> str:
+    commit = f", commit {run['commit'][:7]}" if run["commit"] else ""
+    return f"{machine}; torch {run['versions']['torch']}, {run['date'][:10]}{commit}:"
+
+
+def _work(row: dict[str, Any]) -> str:
+    return f"`{row['case']}` {' × '.join(map(str, row['shape']))}"
+
+
+def _ours(row: dict[str, Any]) -> dict[str, Any]:
+    return next(timing for timing in row["timings"] if timing["name"] == "diffnoise")
+
+
+def _others(row: dict[str, Any]) -> str:
+    """How many times our time the peers take, the fastest first."""
+    ours = _ours(row)["seconds"]["median"]
+    timed = [t for t in row["timings"] if "seconds" in t and not t["name"].startswith("diffnoise")]
+    found = sorted((t["seconds"]["median"] / ours, t["name"]) for t in timed)
+    return ", ".join(f"{name} {ratio:.2g}" if ratio < 10 else f"{name} {ratio:.0f}" for ratio, name in found) or "–"
+
+
+def _share(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
+
+
 def rendered(readme: str) -> str:
     """The README with its tables made anew."""
-    tables: dict[str, Any] = {"accuracy": accuracy}
+    tables: dict[str, Any] = {"accuracy": accuracy, "bench": bench}
     for name, table in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         readme = re.sub(pattern, lambda m, table=table: m[1] + table() + "\n" + m[2], readme, flags=re.DOTALL)

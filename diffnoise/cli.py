@@ -1,4 +1,4 @@
-"""The command line: train, score, eval, demo, study, doctor."""
+"""The command line: train, score, eval, demo, study, bench, doctor."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from .noise import KINDS, NOISE_VERSION
 from .outputs import RunWriter, score_samples
 
 DONE, FAILED, USAGE, PARTLY = 0, 1, 2, 3
+_JSON = "print one JSON object on standard output and nothing else there"
 
 
 class UsageError(Exception):
@@ -121,6 +122,27 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     study.set_defaults(run=_study)
 
+    bench = commands.add_parser(
+        "bench", help="time every op beside its peers and the limits of this machine, all in one run"
+    )
+    bench.add_argument("names", metavar="NAME", nargs="*", help="a case, or an op with all its cases (default: all)")
+    bench.add_argument("--list", action="store_true", help="print the names of the cases and end")
+    bench.add_argument("--quick", action="store_true", help="a minute or two: less time for each, and nothing compiled")
+    bench.add_argument(
+        "--threads", type=_positive, nargs="+", metavar="N", help="numbers of CPU threads (default: 1, 2 and all cores)"
+    )
+    bench.add_argument(
+        "--isa",
+        nargs="+",
+        choices=("best", "avx2", "baseline"),
+        default=["best", "avx2"],
+        help="CPU instruction sets; lower ones with the first number of threads only (default: best avx2)",
+    )
+    bench.add_argument("--output", metavar="FILE", help="JSON file that holds all results so far at any time")
+    bench.add_argument("--device", choices=("cpu", "cuda"), help="default: both, where there is a GPU")
+    bench.add_argument("--json", action="store_true", help=_JSON)
+    bench.set_defaults(run=_bench)
+
     doctor = commands.add_parser("doctor", help="which kernels are loaded, why not the others, and a self-test")
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(run=_doctor)
@@ -129,9 +151,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object on standard output and nothing else there"
-    )
+    parser.add_argument("--json", action="store_true", help=_JSON)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return int(text)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -261,6 +287,27 @@ def _evaluate(
         if writer:
             writer.metrics = metrics
     return metrics | {"fps": round(fps, 3), "images": len(samples), "failed": failures}, failures
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from . import bench
+
+    if options.list:
+        print(bench.listing())
+        return DONE
+    try:
+        cases, devices = bench.chosen(options.names), bench.devices(options.device)
+    except ValueError as error:
+        raise UsageError(error) from None
+    return bench.run(
+        cases,
+        devices,
+        options.threads or bench.default_threads(),
+        bench.levels(options.isa),
+        quick=options.quick,
+        output=options.output,
+        as_json=options.json,
+    )
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +26,52 @@ def test_the_tables_are_those_of_the_result_files():
     done = subprocess.run([sys.executable, ROOT / "benchmarks/tables.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert all(f"| {category} | diffnoise" in README for category in ("magnetic_tile", "screw"))
+    assert "<!-- bench -->\n" in README and "<!-- /bench -->\n" in README
+
+
+def bench_row(case: str, seconds: dict[str, float], **changes: Any) -> dict[str, Any]:
+    """What the table takes of a row of `diffnoise bench`, whose floors are 1 ms for memory and 2 ms for arithmetic."""
+    timings = [{"name": n, "seconds": {"median": s}, "share_of_limit": 0.002 / s} for n, s in seconds.items()]
+    return {
+        "case": case, "device": "cpu", "threads": 1, "lowered": False, "status": "timed", "shape": [16, 1, 224, 224],
+        "limit": {"memory_seconds": 0.001, "arithmetic_seconds": 0.002}, "timings": [*timings, {"name": "e", "left_out": "why"}],
+    } | changes  # fmt: skip
+
+
+def test_the_table_of_a_bench_result(tmp_path):
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks/tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert tables.bench(tmp_path) == "*Not measured yet.*"
+    times = {"diffnoise": 0.01, "diffnoise, otherwise": 0.02, "slow": 0.3, "quick": 0.015}
+    small = {"shape": [1, 1, 64, 64], "limit": None, "timings": [
+        {"name": "diffnoise", "seconds": {"median": 25e-6}, "share_of_limit": None}]}  # fmt: skip
+    run = {
+        "date": "2026-11-22T08:00:00+00:00", "commit": "0123456789abcdef", "versions": {"torch": "2.13.0"},
+        "machine": {"processor": "A processor", "isa": "avx512", "gpu": {"name": "A GPU", "cuda": "13.0"}},
+        "gpu_limits": [{"what": "copy", "rate": 4300.4, "unit": "GB/s"}],
+        "results": [
+            bench_row("simplex_noise_3d", times), bench_row("simplex_noise_3d", {"diffnoise": 0.005}, threads=2),
+            bench_row("simplex_noise_3d", {"diffnoise": 99}, lowered=True), bench_row("small_gmm_noise", {}, **small),
+            bench_row("kl_map", {}, status="wrong"), bench_row("kl_map", {"diffnoise": 0.0025}, device="cuda", threads=None),
+        ],
+    }  # fmt: skip
+    (tmp_path / "bench_one.json").write_text(json.dumps(run))
+    assert tables.bench(tmp_path).splitlines() == [
+        "A processor, avx512; torch 2.13.0, 2026-11-22, commit 0123456:",
+        "",
+        "| work | 1 thread | 2 threads | of the limit | times that of others, 1 thread |",
+        "|---|---|---|---|---|",
+        "| `simplex_noise_3d` 16 × 1 × 224 × 224 | 10 ms | 5 ms | 20% | quick 1.5, slow 30 |",
+        "| `small_gmm_noise` 1 × 1 × 64 × 64 | 25 µs | – | – | – |",
+        "",
+        "A GPU, CUDA 13.0; torch 2.13.0, 2026-11-22, commit 0123456:",
+        "Its limits: copy 4300 GB/s.",
+        "",
+        "| work | diffnoise | memory alone | arithmetic alone | of the larger | times that of others |",
+        "|---|---|---|---|---|---|",
+        "| `kl_map` 16 × 1 × 224 × 224 | 2.5 ms | 1 ms | 2 ms | 80% | – |",
+    ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,56 @@
+"""Whether a kernel's result is right: parts of it against the reference in float64."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..doctor import TOLERANCE as TOLERANCE
+from ..ops._op import Op
+from .peers import Arguments
+
+PIXELS, POINTS = 32, 256  # sides of the parts; the reference is slow
+
+
+def error(op: Op, arguments: Arguments, value: Tensor) -> float:
+    """Largest difference from the reference, over the first and the last corner of a result, relative to its largest value.
+
+    NaN where a value of the whole result is not finite.
+    """
+    if not bool(value.isfinite().all()):
+        return math.nan
+    corners = [_corner(op, arguments, value, last) for last in (False, True)]
+    difference = max(float((found - exact).abs().max()) for found, exact in corners)
+    return difference / max(float(exact.abs().max()) for _, exact in corners)
+
+
+def _corner(op: Op, arguments: Arguments, value: Tensor, last: bool) -> tuple[Tensor, Tensor]:
+    """The top left of the first sample, or the bottom right of the last, of the result and of the reference, in float64."""
+    sizes = [min(size, PIXELS if value.ndim == 4 else POINTS) for size in value.shape[value.ndim // 2 :]]
+    starts = [length - size if last else 0 for length, size in zip(value.shape[value.ndim // 2 :], sizes, strict=True)]
+    sample = value.shape[0] - 1 if last else 0
+    place = tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+
+    def part(name: str, argument: Any) -> Any:
+        if name in ("height", "width"):
+            return sizes[name == "width"]
+        if not isinstance(argument, Tensor) or name == "table":
+            return argument.cpu().double() if isinstance(argument, Tensor) else argument
+        argument = argument[sample : sample + 1].cpu()
+        if name == "origins":
+            return argument + torch.tensor([starts])
+        if name == "points":
+            return argument[:, place[0]].double()
+        return argument[..., *place].double() if argument.ndim == 4 else argument
+
+    chosen = {name: part(name, argument) for name, argument in arguments.items()}
+    if chosen.get("seeds") is not None and chosen.get("origins", 0) is None:
+        chosen["origins"] = torch.tensor([starts])
+    if "dtype" in inspect.signature(op.reference).parameters:
+        chosen["dtype"] = torch.float64
+    exact = op.reference(**chosen)
+    return value[sample : sample + 1][..., *place].cpu().double(), exact

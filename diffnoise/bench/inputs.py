@@ -1,0 +1,83 @@
+"""The arguments of the ops, in their order, at random but always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..schedule import Schedule
+from .peers import Arguments
+
+Shape = tuple[int, ...]
+Inputs = Callable[[Shape, torch.device], Arguments]
+T = 500  # diffusers takes one t for the whole batch
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def grid(**parameters: Any) -> Inputs:
+    """Of a noise op on a grid: a seed and a t of its own for every sample. `full_height` and `full_width` follow the shape."""
+
+    def make(shape: Shape, device: torch.device) -> Arguments:
+        batch, channels, height, width = shape
+        full = {"full_height": height, "full_width": width}
+        return {
+            "seeds": torch.randint(-(2**62), 2**62, (batch,), generator=_generator()).to(device),
+            "t": (torch.arange(batch) * (1000 // batch) + 7).to(device),
+            "origins": torch.zeros(batch, 2, dtype=torch.int64, device=device),
+            "channels": channels,
+            "height": height,
+            "width": width,
+            **{name: full.get(name, value) for name, value in parameters.items()},
+        }
+
+    return make
+
+
+def points(dims: int) -> Inputs:
+    """Of `simplex_noise_at`: points in general position, 100 wavelengths wide, a seed per sample."""
+
+    def make(shape: Shape, device: torch.device) -> Arguments:
+        at = 100 * torch.rand(*shape, dims, generator=_generator(), dtype=torch.float64)
+        return {"points": at.to(device), "seeds": torch.arange(shape[0], device=device)}
+
+    return make
+
+
+def step(table: Callable[[Schedule], Tensor], given: bool = False, own: bool = False, learned: bool = False) -> Inputs:
+    """Of `reverse_step`: without noise, with noise `given`, or with its `own`; `learned`: with the model's variance."""
+
+    def make(shape: Shape, device: torch.device) -> Arguments:
+        generator, batch = _generator(), shape[0]
+        x_t, output, variance, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(4))
+        return {
+            "x_t": x_t,
+            "model_output": output,
+            "t": torch.full((batch,), T, device=device),
+            "table": table(Schedule.linear()).to(device),
+            "variance": variance.tanh() if learned else None,
+            "noise": noise if given else None,
+            "seeds": torch.arange(batch, device=device) if own else None,
+            "origins": None,
+            "clip": 1.0,
+        }
+
+    return make
+
+
+def divergence(channels: int) -> Inputs:
+    """Of `kl_map`, for a map of the shape: images of so many channels with a learned variance."""
+    learned = step(lambda schedule: schedule.ddpm_table("learned_range"), learned=True)
+
+    def make(shape: Shape, device: torch.device) -> Arguments:
+        images = (shape[0], channels, *shape[2:])
+        a = learned(images, device)
+        x_0 = torch.randn(images, generator=_generator(1)).clamp(-1, 1).to(device)
+        return {"x_0": x_0} | {name: a[name] for name in ("x_t", "model_output", "t", "table", "variance", "clip")}
+
+    return make

@@ -1,0 +1,127 @@
+"""What a measurement ran on: the machine, the versions, the commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..ops import _native
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "triton",
+    "diffusers",
+    "opensimplex",
+    "numba",
+    "pyfastnoisesimd",
+    "pyfastnoiselite",
+)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def describe() -> dict[str, Any]:
+    """Processor, cores, memory, instruction set; and the GPU, where there is one."""
+    return {
+        "processor": _processor(),
+        "architecture": platform.machine(),
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_GiB": _memory(),
+        "isa": _native.status().isa,
+        "torch_isa": torch.backends.cpu.get_cpu_capability(),
+        "gpu": _gpu() if torch.cuda.is_available() else None,
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """diffnoise, Python and every package that matters; None for one that is not installed."""
+    return {"diffnoise": __version__, "python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package is in, with "+changes" when files differ from it; None outside a checkout."""
+    if not (ROOT / ".git").exists() or not (ROOT / "pyproject.toml").exists():
+        return None
+    head = _git("rev-parse", "HEAD")
+    changed = head and _git("status", "--porcelain", "--untracked-files=no")
+    return f"{head}+changes" if changed else head
+
+
+def gpu_state() -> dict[str, float] | None:
+    """Clock, power, temperature and utilisation of the GPU at this moment; None without one or without nvidia-ml-py."""
+    return _nvml(_state)
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _memory() -> float | None:
+    names = {"SC_PAGE_SIZE", "SC_PHYS_PAGES"}
+    if not names <= set(getattr(os, "sysconf_names", ())):
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+def _gpu() -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "name": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_GiB": round(properties.total_memory / 2**30, 1),
+        "cuda": torch.version.cuda,
+        "driver": _nvml(lambda nvml, device: nvml.nvmlSystemGetDriverVersion()),
+    }
+
+
+def _state(nvml: Any, device: Any) -> dict[str, float]:
+    return {
+        "sm_clock_MHz": nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM),
+        "memory_clock_MHz": nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_MEM),
+        "power_W": nvml.nvmlDeviceGetPowerUsage(device) / 1000,
+        "temperature_C": nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU),
+        "utilisation_percent": nvml.nvmlDeviceGetUtilizationRates(device).gpu,
+    }
+
+
+def _nvml(ask: Any) -> Any:
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        try:
+            return ask(pynvml, pynvml.nvmlDeviceGetHandleByIndex(0))
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None

@@ -1,0 +1,52 @@
+"""The KL map as a chain of formulas in torch, in the order of the improved-diffusion family of codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...schedule import Schedule
+from . import ANYWHERE, Arguments, Peer
+from .steps import compiled, ddpm_tables
+
+
+def posterior(x_0: Tensor, x_t: Tensor, t: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance of q(x_{t-1} | x_t, x_0), full size as those codes have them."""
+    _, _, c_0, c_t, small, _ = tables[:, t].view(6, -1, 1, 1, 1)
+    return c_0 * x_0 + c_t * x_t, small.expand(x_t.shape)
+
+
+def prediction(x_t: Tensor, eps: Tensor, variance: Tensor, t: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance of p(x_{t-1} | x_t) with a learned variance and x_0 clipped."""
+    a, b, _, _, small, large = (row.expand(x_t.shape) for row in tables[:, t].view(6, -1, 1, 1, 1))
+    share = (variance + 1) / 2
+    log_variance = share * large + (1 - share) * small
+    x_0 = (a * x_t - b * eps).clamp(-1, 1)
+    return posterior(x_0, x_t, t, tables)[0], log_variance
+
+
+def normal_kl(mean_1: Tensor, log_variance_1: Tensor, mean_2: Tensor, log_variance_2: Tensor) -> Tensor:
+    """KL of two normal distributions, per value."""
+    spread = torch.exp(log_variance_1 - log_variance_2)
+    distance = (mean_1 - mean_2) ** 2 * torch.exp(-log_variance_2)
+    return 0.5 * (-1.0 + log_variance_2 - log_variance_1 + spread + distance)
+
+
+def kl(x_0: Tensor, x_t: Tensor, eps: Tensor, variance: Tensor, t: Tensor, tables: Tensor) -> Tensor:
+    """[B, 1, H, W], mean over channels, in nats."""
+    true = posterior(x_0, x_t, t, tables)
+    return normal_kl(*true, *prediction(x_t, eps, variance, t, tables)).mean(1, keepdim=True)
+
+
+def _torch(arguments: Arguments, through: Callable[..., Any] | None = None) -> Callable[[], Tensor]:
+    a = arguments
+    tables = ddpm_tables(Schedule.linear(), a["x_t"])
+    chain = through(kl) if through else kl
+    return lambda: chain(a["x_0"], a["x_t"], a["model_output"], a["variance"], a["t"], tables)
+
+
+EAGER = Peer("torch, formula by formula", _torch, devices=ANYWHERE)
+COMPILED = Peer("torch.compile", lambda a: _torch(a, compiled), devices=ANYWHERE, compiles=True)
