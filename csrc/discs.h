@@ -7,9 +7,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "isa.h"
 #include "lattice_plane.h"
 #include "tile.h"
+#include "vector.h"
 
 namespace diffnoise {
 

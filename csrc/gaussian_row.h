@@ -38,6 +38,11 @@ struct NormalRows {
             for (std::int64_t block = 0; block < length; ++block) {
                 NormalBlock<Isa> values[together];
                 for (int i = 0; i < together; ++i) values[i].start(map, address[i]);
+                // The next rows' memory is on its way while these are computed.
+                for (int i = 0; i < together; ++i) {
+                    const float* next = to[i] + at[i] + together * width;
+                    for (int j = 0; j < size; j += 16) __builtin_prefetch(next + j, 1);
+                }
                 for (int round = 3; round < 9; ++round) {
                     for (int i = 0; i < together; ++i) values[i].round(map, round);
                 }

@@ -23,72 +23,68 @@ class Axis {
   public:
     // length: of a tile. cut: binary exponent below which a profile is 0.
     Axis(int64_t components, int64_t full, int64_t length, double cut)
-        : full_(full),
-          length_(length),
-          cut_(cut),
-          mu_(components),
-          rate_(components),
-          tile_(padded(components) * stride(length)),
-          whole_(padded(components) * stride(full)) {}
+        : full_(full), length_(length), cut_(cut), mu_(components), rate_(components), tile_(rows(length)) {}
 
-    static int64_t padded(int64_t components) { return components + Moments::kSpare; }
     static int64_t stride(int64_t length) { return round_up(length, kChunk); }
 
     void set(int64_t k, double mean, double sigma) {
         mu_[k] = mean * static_cast<double>(full_);
         rate_[k] = kRootHalfLog2E / sigma;
     }
-    // [K, stride(length)], until the next call.
+    // [K, stride(length)] at start, start + 1, ..., until the next call.
     const double* tile(int64_t start) {
-        fill(start, length_, tile_.data());
         is_whole_ = start == 0 && length_ == full_;
-        return tile_.data();
+        return fill(start, length_, tile_);
     }
-    // The same over the full image, [padded(K), stride(full)]; after `tile`.
-    const double* whole() {
-        if (is_whole_) return tile_.data();
-        fill(0, full_, whole_.data());
-        return whole_.data();
+    // The sums over the full image of all products of profiles and, as component K, 1.
+    const std::vector<double>& gram() {
+        if (!is_whole_ && whole_.empty()) whole_ = rows(full_);
+        const double* values = is_whole_ ? tile_.data() : fill(0, full_, whole_);
+        gram_.resize((components() + 1 + Moments::kSpare) * (components() + 1 + Moments::kSpare));
+        run_best<Moments>(values, components() + 1, stride(full_), gram_.data());
+        return gram_;
     }
 
   private:
-    void fill(int64_t start, int64_t length, double* out) const {
-        const int64_t components = static_cast<int64_t>(mu_.size());
-        run_best<Profiles>(mu_.data(), rate_.data(), components, start, length, cut_, out);
+    int64_t components() const { return static_cast<int64_t>(mu_.size()); }
+    Aligned<double> rows(int64_t length) const {
+        Aligned<double> values((components() + 1 + Moments::kSpare) * stride(length));
+        std::fill_n(values.data() + components() * stride(length), length, 1.0);
+        return values;
+    }
+    const double* fill(int64_t start, int64_t length, Aligned<double>& rows) const {
+        run_best<Profiles>(mu_.data(), rate_.data(), components(), start, length, cut_, rows.data());
+        return rows.data();
     }
 
     int64_t full_, length_;
     double cut_;
     bool is_whole_ = false;
-    std::vector<double> mu_, rate_;
-    Aligned<double> tile_, whole_;
+    std::vector<double> mu_, rate_, gram_;
+    Aligned<double> tile_, whole_{0};
 };
 
-// Sums over one axis.
-struct Sums {
-    explicit Sums(int64_t components)
-        : count(components), total(Axis::padded(count)), gram(Axis::padded(count) * Axis::padded(count)) {}
-
-    void set(const double* rows, int64_t length) {
-        run_best<Moments>(rows, count, Axis::stride(length), total.data(), gram.data());
+// sum of a b c, in four sums because one would be a chain.
+double triple_product(const double* a, const double* b, const double* c, int64_t count) {
+    double sum[4] = {};
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        for (int64_t j = 0; j < 4; ++j) sum[j] += a[i + j] * (b[i + j] * c[i + j]);
     }
-    double product(int64_t k, int64_t l) const { return gram[k * Axis::padded(count) + l]; }
-
-    int64_t count;
-    std::vector<double> total, gram;
-};
+    for (; i < count; ++i) sum[0] += a[i] * (b[i] * c[i]);
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
 
 // Mean and 1 / deviation of a map over the full image. A constant map has no deviation: 0.
-void standard_scale(const Sums& x, const Sums& y, const std::vector<double>& factor, const Mixture& mixture,
-                    double& mean, double& inverse_deviation) {
-    const int64_t count = mixture.components;
-    const double area = static_cast<double>(mixture.full_height) * static_cast<double>(mixture.full_width);
+void standard_scale(const std::vector<double>& gram_x, const std::vector<double>& gram_y,
+                    const std::vector<double>& factor, double area, double& mean, double& inverse_deviation) {
+    const int64_t count = static_cast<int64_t>(factor.size()), stride = count + 1 + Moments::kSpare;
     double sum = 0, square = 0;
     for (int64_t k = 0; k < count; ++k) {
-        sum += factor[k] * (x.total[k] * y.total[k]);
-        double row = 0;
-        for (int64_t l = k + 1; l < count; ++l) row += factor[l] * (x.product(k, l) * y.product(k, l));
-        square += factor[k] * (factor[k] * (x.product(k, k) * y.product(k, k)) + 2 * row);
+        const double *x = gram_x.data() + k * stride, *y = gram_y.data() + k * stride;
+        const double others = triple_product(factor.data() + k + 1, x + k + 1, y + k + 1, count - k - 1);
+        square += factor[k] * (factor[k] * (x[k] * y[k]) + 2 * others);
+        sum += factor[k] * (x[count] * y[count]);
     }
     mean = sum / area;
     const double variance = square / area - mean * mean;
@@ -104,16 +100,15 @@ void gmm_noise_kernel(const Grid& grid, const Mixture& mixture, Out* out) {
     const int64_t count = mixture.components, height = grid.height, width = grid.width;
     parallel_for(0, grid.batch * grid.channels, 1, [&](int64_t begin, int64_t end) {
         Axis along_x(count, mixture.full_width, width, cut), along_y(count, mixture.full_height, height, cut);
-        Sums x_sums(count), y_sums(count);
         std::vector<double> factor(count);
         const std::vector<double> ones(count, 1.0);
         Aligned<T> x(count * round_up(width, panel)), y(count * round_up(height, block));
         Aligned<T> rows(std::is_same_v<T, Out> ? 0 : block * width);
         for (int64_t map = begin; map < end; ++map) {
-            const int64_t sample = map / grid.channels;
+            const int64_t sample = map / grid.channels, channel = map % grid.channels;
+            const int64_t seed = grid.seeds[sample], t = grid.t[sample];
             for (int64_t k = 0; k < count; ++k) {
-                const Component c = make_component(grid.seeds[sample], grid.t[sample], map % grid.channels,
-                                                   static_cast<uint32_t>(k), mixture.is_signed);
+                const Component c = make_component(seed, t, channel, static_cast<uint32_t>(k), mixture.is_signed);
                 const double sigma_x = mixture.sigma(c.sigma_x), sigma_y = mixture.sigma(c.sigma_y);
                 along_x.set(k, c.mu_x, sigma_x);
                 along_y.set(k, c.mu_y, sigma_y);
@@ -123,9 +118,8 @@ void gmm_noise_kernel(const Grid& grid, const Mixture& mixture, Out* out) {
             const double* tile_y = along_y.tile(grid.origins[2 * sample]);
             double mean = 0, scale = 1;
             if (mixture.standardize) {
-                x_sums.set(along_x.whole(), mixture.full_width);
-                y_sums.set(along_y.whole(), mixture.full_height);
-                standard_scale(x_sums, y_sums, factor, mixture, mean, scale);
+                const double area = static_cast<double>(mixture.full_height) * static_cast<double>(mixture.full_width);
+                standard_scale(along_x.gram(), along_y.gram(), factor, area, mean, scale);
             }
             for (double& f : factor) f *= scale;
             run_best<Pack>(tile_x, static_cast<const double*>(ones.data()), count, Axis::stride(width), panel,
@@ -141,7 +135,7 @@ void gmm_noise_kernel(const Grid& grid, const Mixture& mixture, Out* out) {
                 } else {
                     run_best<Product<T>>(y.data() + top * count, x.data(), offset, count, here, width, rows.data(),
                                          width);
-                    for (int64_t i = 0; i < here * width; ++i) to[i] = static_cast<Out>(rows[i]);
+                    for (int64_t i = 0; i < here * width; ++i) to[i] = static_cast<Out>(rows.data()[i]);
                 }
             }
         }

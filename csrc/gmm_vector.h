@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-#include "isa.h"
+#include "vector.h"
 
 namespace diffnoise {
 
@@ -18,7 +18,7 @@ class Aligned {
   public:
     explicit Aligned(std::int64_t size) : lines_((size * sizeof(T) + 63) / 64) {}
     T* data() { return lines_.data()->values; }
-    T& operator[](std::int64_t i) { return data()[i]; }
+    bool empty() const { return lines_.empty(); }
 
   private:
     struct alignas(64) Line {
@@ -59,55 +59,68 @@ struct Profiles {
     }
 };
 
-// total[k] = sum over positions of rows[k, .]; gram[k, l] = sum of rows[k, .] rows[l, .] for l >= k. Both and the rows
-// have room for kSpare more components, which come in handy where components are taken together.
+// The lower plus the upper half of every run of `length` elements, first a's, then b's.
+template <int length, class V, std::size_t... I>
+DN_HD V add_halves(V a, V b, std::index_sequence<I...>) {
+    constexpr int half = length / 2;
+    return __builtin_shufflevector(a, b, (I / half * length + I % half)...) +
+           __builtin_shufflevector(a, b, (I / half * length + I % half + half)...);
+}
+
+// gram[k, l] = sum over positions of rows[k, .] rows[l, .] for l >= k. The rows and gram have room for kSpare more
+// components, because several are taken at once.
 struct Moments {
     static constexpr std::int64_t kSpare = 4;
 
     template <class Isa>
-    static DN_HD void run(const double* rows, std::int64_t count, std::int64_t stride, double* total, double* gram) {
+    static DN_HD void run(const double* rows, std::int64_t count, std::int64_t stride, double* gram) {
         using F64 = Vector<Isa, double>;
-        constexpr int lanes = Isa::bytes / 8, parts = kChunk / lanes;
-        constexpr int high = 2, wide = lanes == 2 ? 1 : lanes / 2;
-        for (std::int64_t k = 0; k < count; ++k) {
-            F64 sum[parts] = {};
-            for (std::int64_t i = 0; i < stride; i += kChunk) {
-                for (int p = 0; p < parts; ++p)
-                    sum[p] += *reinterpret_cast<const F64*>(rows + k * stride + i + p * lanes);
-            }
-            total[k] = reduce<Isa>(sum);
-        }
-        const std::int64_t width = count + kSpare;
+        constexpr int lanes = Isa::bytes / 8, parts = kChunk / lanes, high = parts == 1 ? 4 : 2, wide = lanes / 2;
         for (std::int64_t k = 0; k < count; k += high) {
             for (std::int64_t l = k; l < count; l += wide) {
-                F64 sum[high][wide][parts] = {};
+                F64 sum[high * wide][parts] = {};
                 for (std::int64_t i = 0; i < stride; i += kChunk) {
                     for (int p = 0; p < parts; ++p) {
                         const double* at = rows + i + p * lanes;
-                        F64 left[high];
-                        for (int r = 0; r < high; ++r) left[r] = *reinterpret_cast<const F64*>(at + (k + r) * stride);
-                        for (int c = 0; c < wide; ++c) {
-                            const F64 right = *reinterpret_cast<const F64*>(at + (l + c) * stride);
-                            for (int r = 0; r < high; ++r)
-                                sum[r][c][p] = multiply_add<Isa>(left[r], right, sum[r][c][p]);
+                        F64 right[wide];
+                        for (int c = 0; c < wide; ++c) right[c] = *reinterpret_cast<const F64*>(at + (l + c) * stride);
+                        for (int r = 0; r < high; ++r) {
+                            const F64 left = *reinterpret_cast<const F64*>(at + (k + r) * stride);
+                            for (int c = 0; c < wide; ++c) {
+                                sum[r * wide + c][p] = multiply_add<Isa>(left, right[c], sum[r * wide + c][p]);
+                            }
                         }
                     }
                 }
+                double totals[high * wide];
+                for (int r = 0; r < high; r += 2) {
+                    *reinterpret_cast<F64*>(totals + r * wide) = add_up<Isa, parts>(sum + r * wide);
+                }
                 for (int r = 0; r < high; ++r) {
-                    for (int c = 0; c < wide; ++c) gram[(k + r) * width + l + c] = reduce<Isa>(sum[r][c]);
+                    std::copy_n(totals + r * wide, wide, gram + (k + r) * (count + kSpare) + l);
                 }
             }
         }
     }
 
   private:
-    // The sum of kChunk elements, by halves.
-    template <class Isa>
-    static DN_HD double reduce(Vector<Isa, double>* parts) {
-        double values[kChunk];
-        std::memcpy(values, parts, sizeof(values));
-        return ((values[0] + values[4]) + (values[2] + values[6])) +
-               ((values[1] + values[5]) + (values[3] + values[7]));
+    // As many sums as a register has lanes, each of kChunk elements, which are added by halves whatever the register.
+    template <class Isa, int parts>
+    static DN_HD Vector<Isa, double> add_up(Vector<Isa, double> (*sum)[parts]) {
+        constexpr int lanes = kChunk / parts;
+        constexpr std::make_index_sequence<lanes> all;
+        for (int n = parts / 2; n > 0; n /= 2) {
+            for (int i = 0; i < lanes; ++i) {
+                for (int p = 0; p < n; ++p) sum[i][p] += sum[i][p + n];
+            }
+        }
+        if constexpr (lanes > 4) {
+            for (int i = 0; i < 4; ++i) sum[i][0] = add_halves<8>(sum[2 * i][0], sum[2 * i + 1][0], all);
+        }
+        if constexpr (lanes > 2) {
+            for (int i = 0; i < 2; ++i) sum[i][0] = add_halves<4>(sum[2 * i][0], sum[2 * i + 1][0], all);
+        }
+        return add_halves<2>(sum[0][0], sum[1][0], all);
     }
 };
 

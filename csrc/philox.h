@@ -23,12 +23,12 @@ struct Words {
 
 DN_HD Words philox(Words c, std::uint32_t k0, std::uint32_t k1) {
     for (int round = 0; round < 10; ++round) {
-        const std::uint64_t p0 = static_cast<std::uint64_t>(c.w0) * 0xD2511F53u;
-        const std::uint64_t p1 = static_cast<std::uint64_t>(c.w2) * 0xCD9E8D57u;
+        const std::uint64_t p0 = static_cast<std::uint64_t>(c.w0) * kPhiloxM0;
+        const std::uint64_t p1 = static_cast<std::uint64_t>(c.w2) * kPhiloxM1;
         c = {static_cast<std::uint32_t>(p1 >> 32) ^ c.w1 ^ k0, static_cast<std::uint32_t>(p1),
              static_cast<std::uint32_t>(p0 >> 32) ^ c.w3 ^ k1, static_cast<std::uint32_t>(p0)};
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
+        k0 += kPhiloxW0;
+        k1 += kPhiloxW1;
     }
     return c;
 }

@@ -4,8 +4,8 @@
 
 #include <utility>
 
-#include "isa.h"
 #include "philox.h"
+#include "vector.h"
 
 namespace diffnoise {
 

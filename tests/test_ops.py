@@ -53,7 +53,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     variance.clamp_(-1, 1)
     step = (x_t, output, T, TABLE)
     return {
-        "gaussian_noise": [grid(), (*grid(), _philox.STREAM_REVERSE)],
+        "gaussian_noise": [grid(1, 6, 300), grid(), (*grid(), _philox.STREAM_REVERSE)],
         "simplex_noise": [
             (*grid(), 2, 6, 0.8, 64.0),
             (*grid(), 3, 6, 0.8, 64.0),
@@ -75,6 +75,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         ],
         "gmm_noise": [
             (*grid(), 40, 60),
+            (*grid(1, 20, 100), 20, 100, 10),  # more than one block of the product each way
             (*grid(), 9, 37, 7, 0.01, 0.5, True),
             (*grid(), 40, 60, 50, 0.02, 0.1, False, False),
         ],
@@ -226,6 +227,27 @@ def test_thread_count(name, i):
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(one, three)
+
+
+IN_A_PROCESS_OF_ITS_OWN = """
+import sys, torch
+from diffnoise import ops
+calls = torch.load(sys.argv[1])
+torch.save([getattr(ops, name)(*arguments) for name, arguments in calls], sys.argv[2])
+"""
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ("avx2", "baseline"))
+def test_lower_instruction_sets(isa, tmp_path):
+    cases = [(name, i) for name in ("gaussian_noise", "gmm_noise") for i in range(len(samples()[name]))]
+    torch.save([(name, samples()[name][i]) for name, i in cases], tmp_path / "calls")
+    command = [sys.executable, "-c", IN_A_PROCESS_OF_ITS_OWN, tmp_path / "calls", tmp_path / "values"]
+    subprocess.run(command, env=os.environ | {"DIFFNOISE_ISA": isa}, cwd=Path(__file__).parents[1], check=True)
+    for (name, i), value in zip(cases, torch.load(tmp_path / "values"), strict=True):
+        assert error(value, exact_noise(name, i)) < TOLERANCE
+        if isa == "avx2" and _native.status().isa == "avx512":
+            assert torch.equal(value, ops.registry[name](*samples()[name][i]))
 
 
 # What follows channels, height and width in a call on a whole image of 90 x 310.

@@ -21,7 +21,11 @@ class Op:
     """
 
     def __init__(
-        self, reference: Callable[..., torch.Tensor], check: Callable[..., None], fake: Callable[..., torch.Tensor]
+        self,
+        reference: Callable[..., torch.Tensor],
+        check: Callable[..., None],
+        fake: Callable[..., torch.Tensor],
+        integers_only: bool,
     ) -> None:
         self.name = reference.__name__
         self.qualified_name = f"{NAMESPACE}::{self.name}"
@@ -31,7 +35,11 @@ class Op:
         _library.define(self.name + torch.library.infer_schema(reference, mutates_args=()))
         _library.impl(self.name, reference, "CompositeExplicitAutograd")
         torch.library.register_fake(self.qualified_name, fake, lib=_library)
-        torch.library.register_autograd(self.qualified_name, self._refuse_gradient, lib=_library)
+        if integers_only:
+            # Autograd's part of a call would take longer than a small noise map does.
+            _library.impl(self.name, torch.library.fallthrough_kernel, "Autograd")
+        else:
+            torch.library.register_autograd(self.qualified_name, self._refuse_gradient, lib=_library)
         self._overload = getattr(getattr(torch.ops, NAMESPACE), self.name).default
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -49,16 +57,17 @@ class Op:
 
 
 def op(
-    check: Callable[..., None], fake: Callable[..., torch.Tensor] | None = None
+    check: Callable[..., None], fake: Callable[..., torch.Tensor] | None = None, integers_only: bool = False
 ) -> Callable[[Callable[..., torch.Tensor]], Op]:
     """Register the decorated function as `torch.ops.diffnoise.<name>`.
 
     `check` takes the same arguments and raises `ValueError` with a full sentence. `fake` gives the output's shape and
     dtype where tracing the reference itself would be slow; by default the reference runs on fake tensors.
+    `integers_only`: no tensor argument can require a gradient.
     """
 
     def register(reference: Callable[..., torch.Tensor]) -> Op:
-        registered = Op(reference, check, fake or reference)
+        registered = Op(reference, check, fake or reference, integers_only)
         registry[registered.name] = registered
         return registered
 

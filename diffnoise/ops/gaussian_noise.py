@@ -51,7 +51,7 @@ def _check_arguments(
         raise ValueError(f"stream must lie in 0..255, but is {stream}.")
 
 
-@op(_check_arguments, _fake)
+@op(_check_arguments, _fake, integers_only=True)
 def gaussian_noise(
     seeds: Tensor,
     t: Tensor,

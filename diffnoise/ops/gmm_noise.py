@@ -37,7 +37,7 @@ def _check_arguments(
         )
 
 
-@op(_check_arguments, _fake)
+@op(_check_arguments, _fake, integers_only=True)
 def gmm_noise(
     seeds: Tensor, t: Tensor, origins: Tensor, channels: int, height: int, width: int, full_height: int, full_width: int,
     components: int = 50, sigma_low: float = 1 / 64, sigma_high: float = 1 / 8, signed: bool = False, standardize: bool = True,
