@@ -459,7 +459,7 @@ def test_the_command_writes_json_and_nothing_else(tmp_path: Path):
     }  # fmt: skip
     assert result["schema"] == 1 and result["complete"] is True
     assert {"processor", "cores", "memory_GiB", "isa", "gpu"} <= set(result["machine"])
-    assert {"diffnoise", "python", "torch", "numpy", "opensimplex", "diffusers"} <= set(result["versions"])
+    assert {"diffnoise", "noise", "python", "torch", "numpy", "opensimplex", "diffusers"} <= set(result["versions"])
     assert [row["case"] for row in result["results"]] == ["gaussian_noise", "small_gaussian_noise"]
     for row in result["results"]:
         assert set(row) == ROW_KEYS and row["status"] == "timed" and row["error"] <= row["tolerance"]
