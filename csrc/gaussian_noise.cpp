@@ -1,5 +1,7 @@
 #include "gaussian_noise.h"
 
+#include <type_traits>
+
 #include "gaussian_row.h"
 #include "stable.h"
 
@@ -9,16 +11,25 @@ namespace {
 template <class Out>
 void gaussian_noise_kernel(const Grid& grid, int64_t stream, Out* out) {
     using T = compute_t<Out>;
-    const int64_t rows = grid.batch * grid.channels * grid.height;
-    parallel_for(0, rows, 1 + (1 << 14) / grid.width, [&](int64_t begin, int64_t end) {
-        GaussianRow<T> normals(grid.width);
-        for (int64_t i = begin; i < end; ++i) {
-            const int64_t map = i / grid.height, sample = map / grid.channels;
-            const Address row(grid.seeds[sample], grid.t[sample], map % grid.channels,
-                              grid.origins[2 * sample] + i % grid.height, stream);
-            const T* from = normals(row, grid.origins[2 * sample + 1]);
+    constexpr int64_t at_once = 16;  // rows that are made in T before they are rounded
+    const int64_t count = grid.batch * grid.channels * grid.height;
+    parallel_for(0, count, 1 + (1 << 14) / grid.width, [&](int64_t begin, int64_t end) {
+        std::vector<T> buffer(std::is_same_v<T, Out> ? 0 : at_once * grid.width);
+        for (int64_t i = begin; i < end;) {
+            const int64_t map = i / grid.height, sample = map / grid.channels, y = i % grid.height;
+            const Address top(grid.seeds[sample], grid.t[sample], map % grid.channels, grid.origins[2 * sample] + y,
+                              stream);
+            const int64_t x = grid.origins[2 * sample + 1];
+            int64_t rows = std::min(grid.height - y, end - i);
             Out* to = out + i * grid.width;
-            for (int64_t x = 0; x < grid.width; ++x) to[x] = static_cast<Out>(from[x]);
+            if constexpr (std::is_same_v<T, Out>) {
+                fill_normals(top, x, rows, grid.width, to);
+            } else {
+                rows = std::min(rows, at_once);
+                fill_normals(top, x, rows, grid.width, buffer.data());
+                for (int64_t j = 0; j < rows * grid.width; ++j) to[j] = static_cast<Out>(buffer[j]);
+            }
+            i += rows;
         }
     });
 }

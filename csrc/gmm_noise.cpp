@@ -1,14 +1,12 @@
 #include "gmm_noise.h"
 
-#include <algorithm>
-#include <vector>
+#include <type_traits>
 
+#include "gmm_vector.h"
 #include "stable.h"
 
 namespace diffnoise {
 namespace {
-
-constexpr int64_t kRows = 4;  // of the product at a time
 
 struct Mixture {
     int64_t full_height, full_width, components;
@@ -20,127 +18,130 @@ struct Mixture {
     }
 };
 
-// All components along one axis, in pixels.
-struct Axis {
-    std::vector<double> mu, inverse_sigma, factor;
+// The components of a map along one axis: where they lie, and their profiles without the factor of the density.
+class Axis {
+  public:
+    // length: of a tile. cut: binary exponent below which a profile is 0.
+    Axis(int64_t components, int64_t full, int64_t length, double cut)
+        : full_(full),
+          length_(length),
+          cut_(cut),
+          mu_(components),
+          rate_(components),
+          tile_(padded(components) * stride(length)),
+          whole_(padded(components) * stride(full)) {}
 
-    void add(double mean, double sigma, double weight) {
-        mu.push_back(mean);
-        inverse_sigma.push_back(1 / sigma);
-        factor.push_back(weight * kInverseRootTwoPi / sigma);
+    static int64_t padded(int64_t components) { return components + Moments::kSpare; }
+    static int64_t stride(int64_t length) { return round_up(length, kChunk); }
+
+    void set(int64_t k, double mean, double sigma) {
+        mu_[k] = mean * static_cast<double>(full_);
+        rate_[k] = kRootHalfLog2E / sigma;
     }
+    // [K, stride(length)], until the next call.
+    const double* tile(int64_t start) {
+        fill(start, length_, tile_.data());
+        is_whole_ = start == 0 && length_ == full_;
+        return tile_.data();
+    }
+    // The same over the full image, [padded(K), stride(full)]; after `tile`.
+    const double* whole() {
+        if (is_whole_) return tile_.data();
+        fill(0, full_, whole_.data());
+        return whole_.data();
+    }
+
+  private:
+    void fill(int64_t start, int64_t length, double* out) const {
+        const int64_t components = static_cast<int64_t>(mu_.size());
+        run_best<Profiles>(mu_.data(), rate_.data(), components, start, length, cut_, out);
+    }
+
+    int64_t full_, length_;
+    double cut_;
+    bool is_whole_ = false;
+    std::vector<double> mu_, rate_;
+    Aligned<double> tile_, whole_;
 };
 
-DN_CLONES void fill_profiles(const double* mu, const double* inverse_sigma, const double* factor, int64_t count,
-                             int64_t start, int64_t length, double* values) {
-    for (int64_t i = 0; i < length; ++i) {
-        const double position = static_cast<double>(start + i);
-        for (int64_t k = 0; k < count; ++k) {
-            values[i * count + k] = bump(position, mu[k], inverse_sigma[k], factor[k]);
-        }
+// Sums over one axis.
+struct Sums {
+    explicit Sums(int64_t components)
+        : count(components), total(Axis::padded(count)), gram(Axis::padded(count) * Axis::padded(count)) {}
+
+    void set(const double* rows, int64_t length) {
+        run_best<Moments>(rows, count, Axis::stride(length), total.data(), gram.data());
     }
-}
+    double product(int64_t k, int64_t l) const { return gram[k * Axis::padded(count) + l]; }
 
-// Profiles of all components at start .. start + length - 1, [length, K].
-std::vector<double> profiles(const Axis& axis, int64_t start, int64_t length) {
-    const int64_t count = static_cast<int64_t>(axis.mu.size());
-    std::vector<double> values(length * count);
-    fill_profiles(axis.mu.data(), axis.inverse_sigma.data(), axis.factor.data(), count, start, length, values.data());
-    return values;
-}
+    int64_t count;
+    std::vector<double> total, gram;
+};
 
-// gram[k, l] = sum over positions of p[., k] p[., l] for l >= k; total[k] = sum of p[., k].
-DN_CLONES void moments(const double* p, int64_t length, int64_t count, double* gram, double* total) {
-    for (int64_t i = 0; i < length; ++i) {
-        for (int64_t k = 0; k < count; ++k) {
-            for (int64_t l = k; l < count; ++l) gram[k * count + l] += p[i * count + k] * p[i * count + l];
-            total[k] += p[i * count + k];
-        }
-    }
-}
-
-// Mean and 1 / deviation of a map over the full image, from closed sums. A constant map has no deviation: 0.
-void standard_scale(const std::vector<double>& full_x, const std::vector<double>& full_y, const Mixture& mixture,
+// Mean and 1 / deviation of a map over the full image. A constant map has no deviation: 0.
+void standard_scale(const Sums& x, const Sums& y, const std::vector<double>& factor, const Mixture& mixture,
                     double& mean, double& inverse_deviation) {
     const int64_t count = mixture.components;
-    std::vector<double> gram_x(count * count), gram_y(count * count), total_x(count), total_y(count);
-    moments(full_x.data(), mixture.full_width, count, gram_x.data(), total_x.data());
-    moments(full_y.data(), mixture.full_height, count, gram_y.data(), total_y.data());
     const double area = static_cast<double>(mixture.full_height) * static_cast<double>(mixture.full_width);
     double sum = 0, square = 0;
-    for (int64_t k = 0; k < count; ++k) sum += total_x[k] * total_y[k];
     for (int64_t k = 0; k < count; ++k) {
-        square += gram_x[k * count + k] * gram_y[k * count + k];
-        for (int64_t l = k + 1; l < count; ++l) square += 2 * gram_x[k * count + l] * gram_y[k * count + l];
+        sum += factor[k] * (x.total[k] * y.total[k]);
+        double row = 0;
+        for (int64_t l = k + 1; l < count; ++l) row += factor[l] * (x.product(k, l) * y.product(k, l));
+        square += factor[k] * (factor[k] * (x.product(k, k) * y.product(k, k)) + 2 * row);
     }
     mean = sum / area;
     const double variance = square / area - mean * mean;
     inverse_deviation = variance > 1e-12 * (square / area) ? 1 / std::sqrt(variance) : 0;
 }
 
-// Rows of the map: out[j, i] = offset + sum over k of y[j, k] x[k, i], a register's worth of i at a time.
-template <class T>
-DN_CLONES void mix_rows(const T* y, const T* x, T offset, int64_t count, int64_t stride, T* out) {
-    constexpr int64_t length = 64 / sizeof(T);
-    typedef T Vector __attribute__((vector_size(64), may_alias, aligned(sizeof(T))));
-    for (int64_t i = 0; i < stride; i += length) {
-        // Four named sums, because an array of them would live in memory.
-        Vector sum_0 = Vector{} + offset, sum_1 = sum_0, sum_2 = sum_0, sum_3 = sum_0;
-        for (int64_t k = 0; k < count; ++k) {
-            const Vector column = *reinterpret_cast<const Vector*>(x + k * stride + i);
-            sum_0 += y[k] * column;
-            sum_1 += y[count + k] * column;
-            sum_2 += y[2 * count + k] * column;
-            sum_3 += y[3 * count + k] * column;
-        }
-        *reinterpret_cast<Vector*>(out + i) = sum_0;
-        *reinterpret_cast<Vector*>(out + stride + i) = sum_1;
-        *reinterpret_cast<Vector*>(out + 2 * stride + i) = sum_2;
-        *reinterpret_cast<Vector*>(out + 3 * stride + i) = sum_3;
-    }
-}
-
 template <class Out>
 void gmm_noise_kernel(const Grid& grid, const Mixture& mixture, Out* out) {
     using T = compute_t<Out>;
+    constexpr int64_t panel = Product<T>::kPanel, block = Product<T>::kBlock;
+    // Nobody sees what is cut off; left in, it would make denormal numbers, and those are slow.
+    constexpr double cut = std::is_same_v<T, double> ? 430 : 50;
     const int64_t count = mixture.components, height = grid.height, width = grid.width;
     parallel_for(0, grid.batch * grid.channels, 1, [&](int64_t begin, int64_t end) {
-        constexpr int64_t length = 64 / sizeof(T);
-        const int64_t stride = (width + length - 1) / length * length;
-        std::vector<T> x(count * stride), y(kRows * count), rows(kRows * stride);
+        Axis along_x(count, mixture.full_width, width, cut), along_y(count, mixture.full_height, height, cut);
+        Sums x_sums(count), y_sums(count);
+        std::vector<double> factor(count);
+        const std::vector<double> ones(count, 1.0);
+        Aligned<T> x(count * round_up(width, panel)), y(count * round_up(height, block));
+        Aligned<T> rows(std::is_same_v<T, Out> ? 0 : block * width);
         for (int64_t map = begin; map < end; ++map) {
             const int64_t sample = map / grid.channels;
-            Axis along_x, along_y;
             for (int64_t k = 0; k < count; ++k) {
                 const Component c = make_component(grid.seeds[sample], grid.t[sample], map % grid.channels,
                                                    static_cast<uint32_t>(k), mixture.is_signed);
-                along_x.add(c.mu_x * static_cast<double>(mixture.full_width), mixture.sigma(c.sigma_x), 1);
-                along_y.add(c.mu_y * static_cast<double>(mixture.full_height), mixture.sigma(c.sigma_y), c.weight);
+                const double sigma_x = mixture.sigma(c.sigma_x), sigma_y = mixture.sigma(c.sigma_y);
+                along_x.set(k, c.mu_x, sigma_x);
+                along_y.set(k, c.mu_y, sigma_y);
+                factor[k] = c.weight * (kInverseRootTwoPi / sigma_x) * (kInverseRootTwoPi / sigma_y);
             }
-            const int64_t y_0 = grid.origins[2 * sample], x_0 = grid.origins[2 * sample + 1];
-            const std::vector<double> x_profiles = profiles(along_x, x_0, width);
-            const std::vector<double> y_profiles = profiles(along_y, y_0, height);
+            const double* tile_x = along_x.tile(grid.origins[2 * sample + 1]);
+            const double* tile_y = along_y.tile(grid.origins[2 * sample]);
             double mean = 0, scale = 1;
             if (mixture.standardize) {
-                const bool whole_x = x_0 == 0 && width == mixture.full_width;
-                const bool whole_y = y_0 == 0 && height == mixture.full_height;
-                standard_scale(whole_x ? x_profiles : profiles(along_x, 0, mixture.full_width),
-                               whole_y ? y_profiles : profiles(along_y, 0, mixture.full_height), mixture, mean, scale);
+                x_sums.set(along_x.whole(), mixture.full_width);
+                y_sums.set(along_y.whole(), mixture.full_height);
+                standard_scale(x_sums, y_sums, factor, mixture, mean, scale);
             }
-            for (int64_t k = 0; k < count; ++k) {
-                for (int64_t i = 0; i < width; ++i)
-                    x[k * stride + i] = narrow<T>(x_profiles[i * count + k], along_x.factor[k]);
-            }
-            for (int64_t top = 0; top < height; top += kRows) {
-                const int64_t here = std::min(kRows, height - top);
-                for (int64_t i = 0; i < here * count; ++i) {
-                    const double factor = scale * along_y.factor[i % count];
-                    y[i] = narrow<T>(scale * y_profiles[top * count + i], factor);
-                }
-                mix_rows(y.data(), x.data(), static_cast<T>(-mean * scale), count, stride, rows.data());
-                for (int64_t j = 0; j < here; ++j) {
-                    Out* to = out + (map * height + top + j) * width;
-                    for (int64_t i = 0; i < width; ++i) to[i] = static_cast<Out>(rows[j * stride + i]);
+            for (double& f : factor) f *= scale;
+            run_best<Pack>(tile_x, static_cast<const double*>(ones.data()), count, Axis::stride(width), panel,
+                           x.data());
+            run_best<Pack>(tile_y, static_cast<const double*>(factor.data()), count, Axis::stride(height), block,
+                           y.data());
+            const T offset = static_cast<T>(-mean * scale);
+            for (int64_t top = 0; top < height; top += block) {
+                const int64_t here = std::min(block, height - top);
+                Out* to = out + (map * height + top) * width;
+                if constexpr (std::is_same_v<T, Out>) {
+                    run_best<Product<T>>(y.data() + top * count, x.data(), offset, count, here, width, to, width);
+                } else {
+                    run_best<Product<T>>(y.data() + top * count, x.data(), offset, count, here, width, rows.data(),
+                                         width);
+                    for (int64_t i = 0; i < here * width; ++i) to[i] = static_cast<Out>(rows[i]);
                 }
             }
         }

@@ -38,5 +38,6 @@ DN_HD T narrow(double value, double factor) {
 }
 
 constexpr double kInverseRootTwoPi = 0.3989422804014327;
+constexpr double kRootHalfLog2E = 0.8493218002880191;  // exp(-z^2 / 2) = 2^-(kRootHalfLog2E z)^2
 
 }  // namespace diffnoise

@@ -69,7 +69,7 @@ void kl_map_kernel(const Inputs& inputs, const Shape& shape, compute_t<Image>* o
             for (int64_t channel = 0; channel < shape.channels; ++channel) {
                 const int64_t at = ((sample * shape.channels + channel) * shape.height + y) * width;
                 run_best<AddRow>(shared, x_0.data() + at, x_t.data() + at, output.data() + at,
-                        variance ? variance->data() + at : nullptr, width, sum.data());
+                                 variance ? variance->data() + at : nullptr, width, sum.data());
             }
             const T channels = static_cast<T>(shape.channels);
             for (int64_t x = 0; x < width; ++x) out[i * width + x] = sum[x] / channels;

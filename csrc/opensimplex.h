@@ -61,15 +61,26 @@ DN_HD void make_permutation(std::int64_t seed, std::uint8_t* table) {
     }
 }
 
-// Index of the gradient at lattice point v; a permutation has 256 entries.
+// The last entry of the permutation, of 256, that lattice point v leads to.
 template <int D>
-DN_HD int gradient_index(const std::uint8_t* permutation, const std::int64_t* v) {
+DN_HD std::uint8_t lattice_hash(const std::uint8_t* permutation, const std::int64_t* v) {
     std::uint8_t h = static_cast<std::uint8_t>(v[0]);
     for (int axis = 1; axis < D; ++axis) h = static_cast<std::uint8_t>(permutation[h] + v[axis]);
-    h = permutation[h];
-    if constexpr (D == 2) return (h & 0x0E) >> 1;
-    if constexpr (D == 3) return h % 24;
-    return h >> 2;
+    return h;
+}
+
+// Which gradient the permutation's entry stands for.
+template <int D>
+DN_HD int gradient_of(std::uint8_t entry) {
+    if constexpr (D == 2) return (entry & 0x0E) >> 1;
+    if constexpr (D == 3) return entry % 24;
+    return entry >> 2;
+}
+
+// Index of the gradient at lattice point v.
+template <int D>
+DN_HD int gradient_index(const std::uint8_t* permutation, const std::int64_t* v) {
+    return gradient_of<D>(permutation[lattice_hash<D>(permutation, v)]);
 }
 
 // One coordinate of a gradient: the sign is a bit of the index's group, one axis of each group is long.

@@ -14,6 +14,9 @@ namespace diffnoise {
 enum Stream : std::uint32_t { kStreamNoise = 0, kStreamReverse = 1, kStreamMixture = 2, kStreamShift = 3 };
 constexpr int kChannelBits = 24;
 
+constexpr std::uint32_t kPhiloxM0 = 0xD2511F53u, kPhiloxM1 = 0xCD9E8D57u, kPhiloxW0 = 0x9E3779B9u,
+                        kPhiloxW1 = 0xBB67AE85u;
+
 struct Words {
     std::uint32_t w0, w1, w2, w3;
 };

@@ -10,11 +10,12 @@ namespace {
 // One row of pixels. Z: the noise's type; variance and noise may be null.
 struct StepRow {
     template <class Isa, class Image, class Z, class T>
-    static DN_HD void run(const T* row, T limit, const Image* x_t, const Image* output, const Image* variance, const Z* noise,
-                          int64_t width, Image* out) {
+    static DN_HD void run(const T* row, T limit, const Image* x_t, const Image* output, const Image* variance,
+                          const Z* noise, int64_t width, Image* out) {
         if (!noise) {
             for (int64_t i = 0; i < width; ++i) {
-                out[i] = static_cast<Image>(reverse_mean(row, static_cast<T>(x_t[i]), static_cast<T>(output[i]), limit));
+                out[i] =
+                    static_cast<Image>(reverse_mean(row, static_cast<T>(x_t[i]), static_cast<T>(output[i]), limit));
             }
         } else if (!variance) {
             for (int64_t i = 0; i < width; ++i) {

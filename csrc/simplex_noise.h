@@ -1,87 +1,124 @@
 #pragma once
 
-// Scatter form of OpenSimplex on an image: every coordinate but x and y is constant, so an octave is a plane through
-// the lattice, and each lattice point near the plane reaches a disc of pixels.
+// CPU: maps of fractal OpenSimplex noise, tile by tile; for simplex_noise and for the noises made of it.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <type_traits>
+#include <vector>
 
-#include "opensimplex.h"
+#include "simplex_tile.h"
+#include "stable.h"
 
 namespace diffnoise {
 
-// Safety margin of every reach, in lattice units: far above float's rounding, so that a pixel left out would have
-// received exactly 0, whatever the tile.
-constexpr double kMargin = 1e-4;
-
-// A lattice point as the plane sees it.
-struct Vertex {
-    double x, y;           // its position, in wavelengths
-    double left;           // 2 minus the squared distance along the constant axes
-    double g_x, g_y, g_0;  // gradient . offset = g_0 + g_x dx + g_y dy
+struct Fractal {
+    int64_t octaves;
+    double persistence, wavelength, gain;
+    bool shift;
+    bool by_points = false;  // where tiles are too small for anything else
 };
 
-// Part of a plane: x and y ranges and the constant coordinates, in wavelengths.
+// The lattices of a batch: one per sample in 4-D, else one per map.
 template <int D>
-struct Patch {
-    double x_low, x_high, y_low, y_high;
-    double constant[2];
+class Lattices {
+  public:
+    explicit Lattices(const Grid& grid) : grid_(grid), tables_(D == 4 ? grid.batch : grid.batch * grid.channels) {
+        parallel_for(0, static_cast<int64_t>(tables_.size()), 16, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) make_tables<D>(seed(i), tables_[i]);
+        });
+    }
+
+    // Adds all octaves to a tile of a map.
+    template <class T>
+    void add(const Fractal& fractal, int64_t map, const Tile<T>& tile, Scratch<T>& scratch) const {
+        const int64_t lattice = D == 4 ? map / grid_.channels : map;
+        const double t = static_cast<double>(grid_.t[map / grid_.channels]);
+        const double constant[2] = {D == 4 ? static_cast<double>(map % grid_.channels) : t, t};
+        double amplitude = fractal.gain, wavelength = fractal.wavelength;
+        for (int64_t octave = 0; octave < fractal.octaves; ++octave) {
+            double shift[4] = {};
+            if (fractal.shift) octave_shift<D>(seed(lattice), octave, shift);
+            const Plane<D> plane{
+                wavelength,           amplitude,
+                {shift[0], shift[1]}, {constant[0] / wavelength + shift[2], constant[1] / wavelength + shift[3]},
+                &tables_[lattice],    fractal.by_points};
+            run_best<AddOctave<D>>(plane, tile, scratch);
+            amplitude *= fractal.persistence;
+            wavelength *= 0.5;
+        }
+    }
+
+  private:
+    int64_t seed(int64_t lattice) const {
+        return D == 4 ? grid_.seeds[lattice]
+                      : channel_seed(grid_.seeds[lattice / grid_.channels], lattice % grid_.channels);
+    }
+
+    const Grid& grid_;
+    std::vector<LatticeTables> tables_;
 };
 
-// Calls found(v, squish * sum(v), d, left) for every lattice point in reach of the patch, in an order that depends on
-// the lattice only: by the sum of the indices, then the last index down to the third, then the first. d: offsets along
-// the constant axes.
-template <int D, class F>
-void walk_lattice(const Patch<D>& patch, const F& found) {
-    constexpr double squish = Lattice<D>::squish;
-    double middle = 0;
-    for (int axis = 2; axis < D; ++axis) middle += patch.constant[axis - 2];
-    const double reach = std::sqrt(kRadiusSquared * D) + kMargin, spacing = 1 + D * squish;
-    const auto first = [](double bound) { return static_cast<std::int64_t>(std::ceil(bound)); };
-    const auto last = [](double bound) { return static_cast<std::int64_t>(std::floor(bound)); };
+// Room for one tile.
+template <class T>
+class Workspace {
+  public:
+    Workspace(int64_t rows, int64_t columns)
+        : stride_((columns + 4 * kTileAlignment - 1) / kTileAlignment * kTileAlignment),
+          sum_(new Block[rows * stride_ / kTileAlignment]) {}
 
-    std::int64_t v[4];
-    double d[2];
-    const std::int64_t sum_end = last((patch.x_high + patch.y_high + middle + reach) / spacing);
-    for (std::int64_t sum = first((patch.x_low + patch.y_low + middle - reach) / spacing); sum <= sum_end; ++sum) {
-        const double shift = squish * static_cast<double>(sum);
-        const auto row = [&](std::int64_t rest, double left) {
-            const double r = std::sqrt(left > 0 ? left : 0) + kMargin;
-            const std::int64_t begin = std::max(first(patch.x_low - r - shift), rest - last(patch.y_high + r - shift));
-            const std::int64_t end = std::min(last(patch.x_high + r - shift), rest - first(patch.y_low - r - shift));
-            for (v[0] = begin; v[0] <= end; ++v[0]) {
-                v[1] = rest - v[0];
-                found(v, shift, d, left);
-            }
-        };
-        const auto constant_axis = [&](auto self, auto axis, std::int64_t rest, double left) -> void {
-            constexpr int a = decltype(axis)::value;
-            if constexpr (a < 2) {
-                row(rest, left);
-            } else {
-                const double c = patch.constant[a - 2] - shift, r = std::sqrt(left > 0 ? left : 0) + kMargin;
-                const std::int64_t end = last(c + r);
-                for (std::int64_t i = first(c - r); i <= end; ++i) {
-                    v[a] = i;
-                    d[a - 2] = c - static_cast<double>(i);
-                    self(self, std::integral_constant<int, a - 1>{}, rest - i, left - d[a - 2] * d[a - 2]);
-                }
-            }
-        };
-        constant_axis(constant_axis, std::integral_constant<int, D - 1>{}, sum, kRadiusSquared);
+    // A tile of zeros that holds the pixels from (y, x) on.
+    const Tile<T>& clear(int64_t y, int64_t x, int64_t rows, int64_t columns) {
+        const int64_t skip = ((x % kTileAlignment) + kTileAlignment) % kTileAlignment;
+        tile_ = {y, x - skip, rows, skip + columns, skip, sum_[1].pixels, stride_};
+        std::fill_n(sum_[0].pixels, rows * stride_, T{});
+        return tile_;
     }
+    // The wanted pixels of a row.
+    const T* row(int64_t i) const { return tile_.sum + i * stride_ + tile_.skip; }
+
+    Scratch<T> scratch;
+
+  private:
+    struct alignas(64) Block {
+        T pixels[kTileAlignment];
+    };
+
+    int64_t stride_;
+    std::unique_ptr<Block[]> sum_;
+    Tile<T> tile_{};
+};
+
+// Calls make(map, y, x, rows, columns, workspace) for all tiles of all maps, from all threads; y and x count from the
+// map's first pixel.
+template <class T, class F>
+void for_each_tile(const Grid& grid, const F& make) {
+    const int64_t maps = grid.batch * grid.channels, columns = std::min<int64_t>(grid.width, 256);
+    const int64_t across = (grid.width + columns - 1) / columns;
+    int64_t rows = std::min<int64_t>(grid.height, 256);
+    // Few maps are cut finer, so that all threads have some.
+    while (rows > 64 && maps * across * ((grid.height + rows - 1) / rows) < 4 * torch::stable::get_num_threads())
+        rows /= 2;
+    const int64_t down = (grid.height + rows - 1) / rows;
+    parallel_for(0, maps * down * across, 1, [&](int64_t begin, int64_t end) {
+        Workspace<T> workspace(rows, columns);
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t y = i / across % down * rows, x = i % across * columns;
+            make(i / (down * across), y, x, std::min(rows, grid.height - y), std::min(columns, grid.width - x),
+                 workspace);
+        }
+    });
 }
 
-// What a lattice point adds to pixels: T is a number or a vector of them. left: 2 minus the squared distance along y
-// and the constant axes. g: gradient . offset along the same axes.
-template <class T, class S>
-DN_HD T vertex_term(S left, S g, T dx, T g_dx) {
-    T attenuation = left - dx * dx;
-    attenuation = attenuation > 0 ? attenuation : T{};
-    attenuation *= attenuation;
-    return attenuation * attenuation * (g + g_dx);
+// Throws where the lattice's indices are no longer exact in double, and the walk over them need not end.
+inline void check_reach(const Grid& grid, bool has_t, int64_t octaves, double wavelength) {
+    const double largest = std::ldexp(wavelength, 50 - static_cast<int>(std::min<int64_t>(octaves, 2000)));
+    const auto check = [&](const char* name, int64_t low, int64_t length) {
+        const double far = std::max(-static_cast<double>(low), static_cast<double>(low) + static_cast<double>(length));
+        STD_TORCH_CHECK(far < largest, name, " reaches ", far, ", too far for the lattice of the finest octave.");
+    };
+    for (int64_t i = 0; i < grid.batch; ++i) {
+        if (has_t) check("t", grid.t[i], 0);
+        check("y", grid.origins[2 * i], grid.height);
+        check("x", grid.origins[2 * i + 1], grid.width);
+    }
 }
 
 }  // namespace diffnoise

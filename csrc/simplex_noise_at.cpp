@@ -51,8 +51,8 @@ void simplex_noise_at_kernel(const Tensor& points, const Tensor& seeds, const Fr
     });
 }
 
-Tensor simplex_noise_at(Tensor points, Tensor seeds, int64_t octaves, double persistence, double gain,
-                        bool shift, ScalarType dtype) {
+Tensor simplex_noise_at(Tensor points, Tensor seeds, int64_t octaves, double persistence, double gain, bool shift,
+                        ScalarType dtype) {
     STD_TORCH_CHECK(points.dim() == 3 && points.size(2) >= 2 && points.size(2) <= 4,
                     "points must have shape [B, N, D] with D = 2, 3 or 4.");
     Tensor out = empty({points.size(0), points.size(1)}, dtype, points);

@@ -12,7 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .noise import NOISE_VERSION
+
 FORMAT_VERSION = 1
+# Noise of another version would shift scores against their thresholds, or change in the middle of a training.
+REMEDIES = {
+    "detector": "or load it with diffnoise.load(..., any_noise_version=True) and calibrate it again, or train again",
+    "training": "or train into another folder",
+}
 
 
 class CheckpointError(ValueError):
@@ -43,15 +50,22 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def save_checkpoint(path: str | os.PathLike[str], kind: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Write tensors and a JSON-ready `meta` as one safetensors file of the given kind ("detector", "training")."""
-    header = {"diffnoise": json.dumps({"kind": kind, "format_version": FORMAT_VERSION, **meta})}
+    """Write tensors and a JSON-ready `meta` as one safetensors file of the given kind ("detector", "training").
+
+    The format and the noise version of this diffnoise are recorded with them.
+    """
+    versions = {"format_version": FORMAT_VERSION, "noise_version": NOISE_VERSION}
+    header = {"diffnoise": json.dumps({"kind": kind, **versions, **meta})}
     write_atomically(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header))
 
 
-def load_checkpoint(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_checkpoint(
+    path: str | os.PathLike[str], kind: str, any_noise_version: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_checkpoint` wrote; no code in the file is ever run.
 
-    Raises `CheckpointError` if the file is missing, broken, of another kind or of another format version.
+    Raises `CheckpointError` if the file is missing, broken, of another kind or of another format version, and, unless
+    `any_noise_version`, of another noise version.
     """
     path = Path(path)
     if not path.is_file():
@@ -76,5 +90,10 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, 
         raise CheckpointError(
             f"{path} has format version {meta.get('format_version')}, this diffnoise reads version {FORMAT_VERSION}; "
             "use the version of diffnoise that wrote it, or train again."
+        )
+    if not any_noise_version and meta.get("noise_version") != NOISE_VERSION:
+        raise CheckpointError(
+            f"{path} was made with noise version {meta.get('noise_version')}, this diffnoise makes noise version {NOISE_VERSION}; "
+            f"use the version of diffnoise that wrote it, {REMEDIES[kind]}."
         )
     return tensors, meta

@@ -1,4 +1,4 @@
-"""The command line: train, score, eval, demo, bench, doctor."""
+"""The command line: train, score, eval, demo, study, bench, doctor."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .checkpoint import CheckpointError
+from .checkpoint import CheckpointError, write_atomically
 from .config import Config
 from .data import DataError, Sample, colour_channels, find_samples
 from .detector import Detector, load
 from .methods import PRESETS, preset
 from .metrics import evaluate
+from .noise import KINDS, NOISE_VERSION
 from .outputs import RunWriter, score_samples
 
 DONE, FAILED, USAGE, PARTLY = 0, 1, 2, 3
@@ -109,6 +110,17 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", metavar="DIR", default="runs/demo")
     _common(demo)
     demo.set_defaults(run=_demo)
+
+    study = commands.add_parser(
+        "study", help="draw the histograms, kurtosis, symmetry and spectra of the noises against their parameters"
+    )
+    study.add_argument("--output", metavar="DIR", required=True, help="folder for the pictures and study.json")
+    study.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=list(KINDS), help="default: all")
+    study.add_argument("--size", type=int, default=256, metavar="N", help="side of the images in pixels (default: 256)")
+    study.add_argument("--samples", type=int, default=60, metavar="N", help="images for each setting (default: 60)")
+    study.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the first image (default: 0)")
+    study.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    study.set_defaults(run=_study)
 
     bench = commands.add_parser(
         "bench", help="time every op beside its peers and the limits of this machine, all in one run"
@@ -304,6 +316,26 @@ def _doctor(options: argparse.Namespace) -> int:
     return doctor.main(options.json)
 
 
+def _study(options: argparse.Namespace) -> int:
+    from . import study
+    from .study.pictures import draw
+
+    try:
+        study.check(options.kinds, options.size, options.samples, options.seed)
+    except ValueError as error:
+        raise UsageError(error) from None
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = study.run(options.kinds, options.size, options.samples, options.seed, progress=True)
+    write_atomically(folder / "study.json", study.as_json(found).encode())
+    draw(found, folder)
+    failed = [row for row in found["settings"] if "error" in row]
+    for row in failed:
+        _log(f"{row['kind']}, {row['parameter']} {row['value']}: {row['error']}")
+    _show({"settings": len(found["settings"]), "failed": len(failed), "output": str(folder)}, options.json)
+    return _outcome(len(failed), len(found["settings"]))
+
+
 def _outcome(failures: int, images: int) -> int:
     if failures == 0:
         return DONE
@@ -315,6 +347,7 @@ def _parameters(detector: Detector) -> str:
 
 
 def _show(values: dict[str, Any], as_json: bool) -> None:
+    values = values | {"noise_version": NOISE_VERSION}
     if as_json:
         print(json.dumps(values))
         return

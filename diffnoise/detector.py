@@ -207,7 +207,12 @@ class Detector:
             "steps": trainer.step,
             "seconds": round(trainer.seconds, 1),
             "train_images": len(learn),
-            "versions": {"diffnoise": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "versions": {
+                "diffnoise": __version__,
+                "noise": NOISE_VERSION,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
         }
         self.calibrate([images[i] for i in order[:kept_out]])
         if folder is not None:
@@ -363,7 +368,6 @@ class Detector:
             "model": self.model.config.to_dict() if isinstance(self.model, UNet) else None,
             "channels": self.channels,
             "noise": self.noise.to_config(),
-            "noise_version": NOISE_VERSION,
             "prediction": self.prediction,
             "framing": asdict(self.framing),
             "scoring": asdict(self.scoring),
@@ -379,21 +383,22 @@ _NOT_FINITE = "the model's output is not finite, so there is no score; train aga
 
 
 def load(
-    path: str | os.PathLike[str], model: nn.Module | None = None, device: str | torch.device | None = None
+    path: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    device: str | torch.device | None = None,
+    *,
+    any_noise_version: bool = False,
 ) -> Detector:
     """The detector that `Detector.save` wrote into a folder (or file).
 
-    model: the module itself, if the detector was made with one of your own. Raises `CheckpointError` if the file is missing, broken, of
-    another version or shape.
+    model: the module itself, if the detector was made with one of your own. any_noise_version: take a detector of another noise
+    version, too, but without its thresholds, which hold for that noise: `calibrate` it before it scores. Raises `CheckpointError` if
+    the file is missing, broken, of another version or shape.
     """
     path, device = Path(path), _device(device)
     path = path / FILE_NAME if path.is_dir() else path
-    tensors, meta = load_checkpoint(path, "detector")
+    tensors, meta = load_checkpoint(path, "detector", any_noise_version)
     try:
-        if meta["noise_version"] != NOISE_VERSION:
-            raise CheckpointError(
-                f"{path} was calibrated with noise version {meta['noise_version']}, this diffnoise makes version {NOISE_VERSION}; calibrate again."
-            )
         if model is None and meta["model"] is None:
             raise CheckpointError(f"{path} was made with a model of your own; pass it as model=.")
         detector = Detector(
@@ -407,7 +412,7 @@ def load(
             device=device,
         )
         detector.model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items()})
-        if meta["calibration"] is not None:
+        if meta["calibration"] is not None and meta.get("noise_version") == NOISE_VERSION:
             calibration = Calibration(**meta["calibration"])
             detector.calibration = replace(
                 calibration, scales=tuple((float(m), float(d)) for m, d in calibration.scales)

@@ -17,6 +17,7 @@ from torch import Tensor
 from .data import DataError, Sample, read_mask
 from .detector import Calibration, Detector, ImageResult
 from .metrics import evaluate
+from .noise import NOISE_VERSION
 from .report import Row, overlay, write_report
 
 COLUMNS = (
@@ -27,6 +28,7 @@ COLUMNS = (
     "gt_label",
     "defect",
     "seed",
+    "noise_version",
     "map_path",
     "overlay_path",
     "error",
@@ -146,6 +148,7 @@ class RunWriter:
                 truth,
                 sample.defect,
                 self._detector.scoring.seed,
+                NOISE_VERSION,
                 map_path,
                 overlay_path,
                 result.error,
@@ -156,7 +159,7 @@ class RunWriter:
     def _write_report(self, metrics: dict[str, float | None]) -> None:
         detector = self._detector
         settings = {
-            "noise": _describe(detector.noise.to_config()),
+            "noise": f"{_describe(detector.noise.to_config())}, noise version {NOISE_VERSION}",
             "frames": f"{detector.framing.mode}, {detector.framing.size} pixels",
             "noise scales": ", ".join(map(str, detector.scoring.starts)),
             "reverse steps": f"{detector.scoring.steps} ({detector.scoring.sampler}, eta {detector.scoring.eta:g})",

@@ -37,7 +37,8 @@ def test_round_trip(tmp_path: Path, no_pickle: None) -> None:
     channels_last = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     save_checkpoint(path, "training", TENSORS | {"d": channels_last}, {"step": 3, "text": "a\u00e4\n"})
     tensors, meta = load_checkpoint(path, "training")
-    assert meta == {"kind": "training", "format_version": FORMAT_VERSION, "step": 3, "text": "a\u00e4\n"}
+    versions = {"format_version": FORMAT_VERSION, "noise_version": dn.noise.NOISE_VERSION}
+    assert meta == {"kind": "training", **versions, "step": 3, "text": "a\u00e4\n"}
     assert tensors.keys() == {"a", "b", "c", "d"}
     for name, value in (TENSORS | {"d": channels_last}).items():
         assert tensors[name].dtype == value.dtype and torch.equal(tensors[name], value)

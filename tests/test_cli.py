@@ -89,7 +89,8 @@ def test_score_writes_everything(
         assert (tmp_path / "out" / row["map_path"]).is_file() and (tmp_path / "out" / row["overlay_path"]).is_file()
     assert (tmp_path / "out" / "report.html").is_file()
     code, out, _ = call(capsys, "score", run, data, "--output", tmp_path / "all", "--json")
-    assert code == 0 and json.loads(out) == {"images": 18, "failed": 0, "output": str(tmp_path / "all")}
+    expected = {"images": 18, "failed": 0, "output": str(tmp_path / "all"), "noise_version": dn.noise.NOISE_VERSION}
+    assert code == 0 and json.loads(out) == expected
     assert len(out.splitlines()) == 1
 
 

@@ -49,6 +49,7 @@ def test_rows_maps_and_overlays_are_those_of_predict(detector: dn.Detector, cate
         "gt_label",
         "defect",
         "seed",
+        "noise_version",
         "map_path",
         "overlay_path",
         "error",
@@ -65,6 +66,7 @@ def test_rows_maps_and_overlays_are_those_of_predict(detector: dn.Detector, cate
             row["gt_label"] == str(sample.label)
             and row["defect"] == sample.defect
             and row["seed"] == "0"
+            and row["noise_version"] == dn.noise.NOISE_VERSION
             and row["error"] == ""
         )
         assert row["map_path"] == f"maps/test/{sample.defect}/{sample.path.stem}.tiff"
