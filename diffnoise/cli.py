@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("names", metavar="NAME", nargs="*", help="a case, or an op with all its cases (default: all)")
     bench.add_argument("--list", action="store_true", help="print the names of the cases and end")
-    bench.add_argument("--quick", action="store_true", help="a minute or two: less time for each, and nothing compiled")
+    bench.add_argument("--quick", action="store_true", help="less time for each, and nothing compiled")
     bench.add_argument(
         "--threads", type=_positive, nargs="+", metavar="N", help="numbers of CPU threads (default: 1, 2 and all cores)"
     )

@@ -132,8 +132,9 @@ def test_calls_are_timed_in_turns():
     calls = {name: (lambda name=name: name) for name in lasts}
     seconds = timing.interleave(calls, clock, timing.Effort(seconds=4.0, rounds=4, limit=6.0))
     assert seconds == {"short": [0.5] * 8, "long": [3.0] * 2}
-    warm_up = ["short"] * 2 + ["long"] * 2
-    assert order == warm_up + ["short", "short", "long", "short", "short"] * 2
+    assert order == ["short", "long"] + ["short", "short", "long", "short", "short"] * 2
+    tiny = timing.interleave({"tiny": lambda: 0}, lambda call: 1e-9, timing.Effort(4.0, rounds=2, limit=6.0))
+    assert len(tiny["tiny"]) == 2 * timing.CALLS
 
 
 def synthetic(case: str, median: float, others: dict[str, float] | None = None, **changes: Any) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def synthetic(case: str, median: float, others: dict[str, float] | None = None, 
     row: dict[str, Any] = {
         "case": case, "op": case, "what": "a work", "device": "cpu", "threads": 1, "isa": "avx512", "lowered": False, "kernel": True,
         "shape": [1, 1, 1000, 1000], "samples": 10**6, "bytes": 4 * 10**6, "flop": 1e9, "error": 1e-7, "tolerance": 1.3e-6,
-        "status": "timed",
+        "status": "timed", "core_share": 1.0,
     } | changes  # fmt: skip
     moved = limits.Probe("write", 1e6, lambda: None), timing.Timing.of([2e-4, 1e-4])
     done = limits.Probe("multiply-add", 1e8, lambda: None), timing.Timing.of([1e-3, 5e-3])
@@ -169,6 +170,8 @@ def test_the_table_of_a_case():
     assert "write 10.0 GB/s, so 400 us" in lines[1] and "100 GFLOP/s, so 10 ms" in lines[1]
     assert lines[3].split() == ["diffnoise", *"40 ms 40 ms 40 ms 25.00 25.0 GFLOP/s 25.0%".split()]
     assert lines[4].split()[-2:] == ["10.00", "x"]
+    assert "BUSY" not in "".join(lines)
+    assert "BUSY: had only 80% of a core" in table.case(synthetic("simplex_noise_3d", 0.04, core_share=0.8))
     bound_by_memory = table.case(synthetic("kl_map", 0.0008, flop=1e3))
     assert "5.00 GB/s" in bound_by_memory and "50.0%" in bound_by_memory
 
@@ -435,7 +438,7 @@ def test_a_process_ends_with_the_one_that_started_it():
 
 ROW_KEYS = {
     "case", "op", "what", "device", "threads", "isa", "lowered", "kernel", "shape", "samples", "bytes", "flop", "error", "tolerance",
-    "status", "limit", "timings",
+    "status", "limit", "core_share", "timings",
 }  # fmt: skip
 TIMING_KEYS = {"name", "seconds", "samples_per_s", "GB_per_s", "GFLOP_per_s", "share_of_limit"}
 
@@ -456,7 +459,7 @@ def test_the_command_writes_json_and_nothing_else(tmp_path: Path):
     }  # fmt: skip
     assert result["schema"] == 1 and result["complete"] is True
     assert {"processor", "cores", "memory_GiB", "isa", "gpu"} <= set(result["machine"])
-    assert {"diffnoise", "python", "torch", "numpy", "opensimplex", "diffusers"} <= set(result["versions"])
+    assert {"diffnoise", "noise", "python", "torch", "numpy", "opensimplex", "diffusers"} <= set(result["versions"])
     assert [row["case"] for row in result["results"]] == ["gaussian_noise", "small_gaussian_noise"]
     for row in result["results"]:
         assert set(row) == ROW_KEYS and row["status"] == "timed" and row["error"] <= row["tolerance"]

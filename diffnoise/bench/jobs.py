@@ -99,7 +99,7 @@ def run(job: Job) -> Iterator[dict[str, Any]]:
     expected = list(job.cases)
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.worker"],
+            [sys.executable, "-P", "-m", f"{__package__}.worker"],  # -P: this package, not one that lies in the folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

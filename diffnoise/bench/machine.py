@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..noise import NOISE_VERSION
 from ..ops import _native
 
 PACKAGES = (
@@ -33,7 +34,7 @@ def describe() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "architecture": platform.machine(),
-        "system": platform.platform(),
+        "system": " ".join([platform.system(), *platform.libc_ver()]),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_GiB": _memory(),
         "isa": _native.status().isa,
@@ -43,8 +44,9 @@ def describe() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """diffnoise, Python and every package that matters; None for one that is not installed."""
-    return {"diffnoise": __version__, "python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    """diffnoise and its noises, Python and every package that matters; None for one that is not installed."""
+    own = {"diffnoise": __version__, "noise": NOISE_VERSION, "python": platform.python_version()}
+    return own | {name: _version(name) for name in PACKAGES}
 
 
 def commit() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -22,7 +23,8 @@ Row = dict[str, Any]
 def measure(case: Case, device: torch.device, effort: Effort, compilers: bool, lowered: bool = False) -> Row:
     """One row. Its `status` is "timed", or "wrong" for a kernel that disagrees with its reference: that is not timed.
 
-    compilers: whether peers may compile first. lowered: whether a lower instruction set than the best is in use.
+    `core_share` is how much of a core one thread had: on a busy machine long calls are interrupted more than short ones, so that ratios
+    of the two say little. compilers: whether peers may compile first. lowered: whether a lower instruction set than the best is in use.
     """
     arguments, shape = case.arguments(device), case.shape(device)
     ours = positional(case.op, arguments)
@@ -45,6 +47,7 @@ def measure(case: Case, device: torch.device, effort: Effort, compilers: bool, l
         "tolerance": check.TOLERANCE,
         "status": "timed" if error <= check.TOLERANCE else "wrong",
         "limit": None,
+        "core_share": None,
         "timings": [],
     }
     if row["status"] == "wrong":
@@ -53,7 +56,12 @@ def measure(case: Case, device: torch.device, effort: Effort, compilers: bool, l
     reasons = {peer: peer.missing(device.type, compilers, lowered) for peer in case.peers}
     calls, left_out = _prepare(reasons, arguments, clock)
     probes = {} if case.latency else _probes(arguments, shape, device)
+    for probe in probes.values():
+        probe.call()
+    start, start_cpu = time.perf_counter(), time.process_time()
     seconds = interleave({OURS: ours} | calls | {name: p.call for name, p in probes.items()}, clock, effort)
+    if row["threads"] == 1:
+        row["core_share"] = (time.process_time() - start_cpu) / (time.perf_counter() - start)
     timings = {name: Timing.of(values) for name, values in seconds.items()}
     row["limit"] = limit(row, {name: (p, timings.pop(name)) for name, p in probes.items()}) if probes else None
     row["timings"] = [timed(name, timing, row) for name, timing in timings.items()]
@@ -117,6 +125,8 @@ def timed(name: str, timing: Timing, row: Row) -> Row:
 def gpu_limits(effort: Effort) -> list[Row]:
     """Copy bandwidth and matrix rates of the GPU, at the sizes at which it reaches them."""
     probes = {probe.what: probe for probe in limits.of_the_gpu()}
+    for probe in probes.values():
+        probe.call()
     seconds = interleave({what: probe.call for what, probe in probes.items()}, device_clock(), effort)
     return [
         {"what": what, "unit": "GB/s" if what == "copy" else "GFLOP/s", "rate": probes[what].amount / min(s) / 1e9}

@@ -15,7 +15,8 @@ Call = Callable[[], Any]
 Clock = Callable[[Call], float]
 """Runs a call and returns its seconds."""
 
-FLUSH_BYTES = 1 << 28  # several times the L2 of any GPU
+FLUSH_BYTES = 1 << 30  # many times the L2 of any GPU
+CALLS = 200  # in a turn, at most
 RECYCLED_BYTES = 31 << 20  # just below the most that the C library keeps
 
 
@@ -87,24 +88,18 @@ def recycle_memory() -> None:
 
 
 def interleave(calls: Mapping[str, Call], clock: Clock, effort: Effort) -> dict[str, list[float]]:
-    """Seconds of every call of each, taken in turns after a warm-up."""
-    turns = {name: _turns(_warm_up(call, clock), effort) for name, call in calls.items()}
+    """Seconds of every call of each, taken in turns, after one more to warm up; each has been called before."""
+    turns = {name: _turns(clock(call), effort) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(effort.rounds):
         for name, call in calls.items():
             if round_ not in turns[name]:
                 continue
-            spent = 0.0
-            while spent < effort.seconds / effort.rounds:
-                seconds[name].append(clock(call))
-                spent += seconds[name][-1]
+            turn: list[float] = []
+            while sum(turn) < effort.seconds / effort.rounds and len(turn) < CALLS:
+                turn.append(clock(call))
+            seconds[name] += turn
     return seconds
-
-
-def _warm_up(call: Call, clock: Clock) -> float:
-    """Seconds of a call that is no longer the first."""
-    clock(call)
-    return clock(call)
 
 
 def _turns(duration: float, effort: Effort) -> set[int]:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from . import ANYWHERE, Arguments, Peer
 
+# exp of less is lost in float32 beside any other value; left to itself it becomes denormal, which makes the peers three times slower.
+NEGLIGIBLE = -40.0
+
 
 def separable(
     weight: Tensor, mu_x: Tensor, mu_y: Tensor, sigma_x: Tensor, sigma_y: Tensor, x: Tensor, y: Tensor
@@ -19,15 +22,15 @@ def separable(
 
     def profile(mu: Tensor, sigma: Tensor, at: Tensor) -> Tensor:
         z = (at - mu.unsqueeze(-1)) / sigma.unsqueeze(-1)
-        return torch.exp(-0.5 * z * z) / (sigma.unsqueeze(-1) * math.sqrt(2 * math.pi))
+        return torch.exp((-0.5 * z * z).clamp_min(NEGLIGIBLE)) / (sigma.unsqueeze(-1) * math.sqrt(2 * math.pi))
 
     return (weight.unsqueeze(-1) * profile(mu_y, sigma_y, y)).transpose(-1, -2) @ profile(mu_x, sigma_x, x)
 
 
 def standardized(*arguments: Tensor) -> Tensor:
-    """`separable` with mean 0 and deviation 1 per map."""
+    """`separable` with mean 0 and deviation 1 per map, in the fastest way that torch has."""
     field = separable(*arguments)
-    return (field - field.mean((2, 3), keepdim=True)) / field.std((2, 3), keepdim=True, unbiased=False)
+    return torch.nn.functional.layer_norm(field, field.shape[-2:], eps=0.0)
 
 
 def _torch(arguments: Arguments, compiled: bool) -> Callable[[], Tensor]:
@@ -55,7 +58,7 @@ def _numpy(arguments: Arguments) -> Callable[[], np.ndarray]:
 
     def profile(mu: np.ndarray, sigma: np.ndarray, at: np.ndarray) -> np.ndarray:
         z = (at - mu[..., None]) / sigma[..., None]
-        return np.exp(-0.5 * z * z) / (sigma[..., None] * math.sqrt(2 * math.pi))
+        return np.exp(np.maximum(-0.5 * z * z, NEGLIGIBLE)) / (sigma[..., None] * math.sqrt(2 * math.pi))
 
     def call() -> np.ndarray:
         shape = (5, len(a["seeds"]), a["channels"], a["components"])
