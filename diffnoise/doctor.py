@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import __version__, ops
-from .ops import _native, _philox, _triton
+from .ops import _cuda, _native, _philox, _triton
 from .schedule import Schedule
 
 # Random123's known answers for philox4x32-10: counter, key, result.
@@ -59,6 +59,8 @@ def _samples() -> dict[str, tuple[Any, ...]]:
         "simplex_noise": (*grid, 4, 6, 0.9, 64.0),
         "simplex_noise_at": (torch.randn(2, 50, 3, generator=generator) * 9, seeds, 4, 0.8),
         "gmm_noise": (*grid, 20, 30),
+        "tsg_noise": (*grid, 1000, 6, 0.9, 64.0),
+        "kts_noise": (*grid, 20, 30, 4, 0.8, 64.0, 4.0, 4),
         "reverse_step": (x_t, output, t, table, variance, None, seeds, None, 1.0),
         "kl_map": (x_0, x_t, output, t, table, variance, 1.0),
     }
@@ -93,12 +95,12 @@ def self_test(device: str = "cpu") -> list[dict[str, Any]]:
 def _cuda_kernel(name: str) -> str:
     if not ops.registry[name].has_kernel("CUDA"):
         return "reference"
-    return "Triton" if importlib.util.find_spec(f"diffnoise.kernels.{name}") else "CUDA"
+    return "Triton" if importlib.util.find_spec(f"diffnoise.kernels.{name}") else "CUDA C++"
 
 
 def report() -> dict[str, Any]:
     """All that `diffnoise doctor` shows, ready for JSON."""
-    native = _native.status()
+    native, cuda = _native.status(), _cuda.status()
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     checks = [{"device": device, **row} for device in devices for row in self_test(device)]
     return {
@@ -108,7 +110,13 @@ def report() -> dict[str, Any]:
             "torch_isa": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
         },
-        "cuda": {"available": torch.cuda.is_available(), "torch_built_for": torch.version.cuda},
+        "cuda": {
+            "available": torch.cuda.is_available(),
+            "torch_built_for": torch.version.cuda,
+            "loaded": cuda.loaded,
+            "path": str(cuda.path) if cuda.path else None,
+            "reason": cuda.reason,
+        },
         "triton": {"registered": _triton.reason is None, "reason": _triton.reason},
         "native": {
             "loaded": native.loaded,
@@ -133,6 +141,7 @@ def _table(found: dict[str, Any]) -> str:
         f"CPU       {cpu['machine']}, {cpu['torch_isa']}, {cpu['threads']} threads",
         f"CUDA      {'available' if cuda['available'] else 'not available'} (torch built for {cuda['torch_built_for'] or 'CPU only'})",
         f"C++       {kernels}",
+        f"CUDA C++  {cuda['path'] if cuda['loaded'] else 'not loaded: ' + cuda['reason']}",
         f"Triton    {f'not registered: {triton}' if triton else 'registered'}",
         "",
         f"{'op':<20}{'CPU':<12}CUDA",

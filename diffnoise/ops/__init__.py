@@ -14,4 +14,5 @@ from .tsg_noise import tsg_noise as tsg_noise
 
 # The kernels register themselves for the ops above.
 from . import _native as _native  # isort: skip
+from . import _cuda as _cuda  # isort: skip
 from . import _triton as _triton  # isort: skip

@@ -18,7 +18,22 @@ class NativeStatus:
     loaded: bool
     path: Path | None
     reason: str | None
-    isa: str | None  # the instruction set whose clone of the hot loops runs
+    isa: str | None  # the instruction set whose copy of the hot loops runs
+
+
+_ISA_LEVELS = ("baseline", "avx2", "avx512")
+
+
+def _check_isa(isa: str) -> None:
+    """Warns when DIFFNOISE_ISA asks for what cannot run."""
+    asked = os.environ.get("DIFFNOISE_ISA")
+    if not asked or asked == isa:
+        return
+    if asked in _ISA_LEVELS:
+        problem = f"asks for {asked}, which this machine lacks"
+    else:
+        problem = f"is {asked!r}, but must be {', '.join(_ISA_LEVELS[:-1])} or {_ISA_LEVELS[-1]}"
+    warnings.warn(f"DIFFNOISE_ISA {problem}; the compiled kernels run {isa}.", RuntimeWarning, stacklevel=3)
 
 
 def _load() -> NativeStatus:
@@ -34,7 +49,9 @@ def _load() -> NativeStatus:
     except (OSError, RuntimeError, AttributeError) as error:
         return NativeStatus(False, path, f"{path} cannot be loaded ({error})", None)
     isa.restype = ctypes.c_char_p
-    return NativeStatus(True, path, None, isa().decode())
+    level = isa().decode()
+    _check_isa(level)
+    return NativeStatus(True, path, None, level)
 
 
 _status = _load()
