@@ -44,21 +44,21 @@ Level isa_level();
 
 #if defined(__x86_64__) && defined(__GNUC__)
 template <class Loop, class... A>
-__attribute__((target("arch=x86-64-v4"))) void run_avx512(const A&... arguments) {
+__attribute__((target("arch=x86-64-v4"))) void run_avx512(A&&... arguments) {
     Loop::template run<Avx512>(arguments...);
 }
 template <class Loop, class... A>
-__attribute__((target("arch=x86-64-v3"))) void run_avx2(const A&... arguments) {
+__attribute__((target("arch=x86-64-v3"))) void run_avx2(A&&... arguments) {
     Loop::template run<Avx2>(arguments...);
 }
 #endif
 template <class Loop, class... A>
-void run_baseline(const A&... arguments) {
+void run_baseline(A&&... arguments) {
     Loop::template run<Baseline>(arguments...);
 }
 
 template <class Loop, class... A>
-void run_best(const A&... arguments) {
+void run_best(A&&... arguments) {
 #if defined(__x86_64__) && defined(__GNUC__)
     static const Level level = isa_level();
     if (level == Level::avx512) return run_avx512<Loop>(arguments...);

@@ -54,7 +54,7 @@ def patch_wavelengths(
     return wavelength * torch.exp(-square / (2 * sigma**2))
 
 
-@op(_check_arguments, _fake)
+@op(_check_arguments, _fake, integers_only=True)
 def kts_noise(
     seeds: Tensor, t: Tensor, origins: Tensor, channels: int, height: int, width: int, full_height: int, full_width: int,
     octaves: int, persistence: float, wavelength: float, sigma: float, patch: int, local: bool = False,

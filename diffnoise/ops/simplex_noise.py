@@ -49,7 +49,7 @@ def simplex_sum(
     return (gain * values).reshape(shape)
 
 
-@op(_check_arguments, _fake)
+@op(_check_arguments, _fake, integers_only=True)
 def simplex_noise(
     seeds: Tensor, t: Tensor, origins: Tensor, channels: int, height: int, width: int,
     dims: int, octaves: int, persistence: float, wavelength: float, gain: float = 1.0, shift: bool = False,

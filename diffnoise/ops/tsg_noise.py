@@ -30,7 +30,7 @@ def _check_arguments(
         raise ValueError(f"steps must be at least 1, but is {steps}.")
 
 
-@op(_check_arguments, _fake)
+@op(_check_arguments, _fake, integers_only=True)
 def tsg_noise(
     seeds: Tensor, t: Tensor, origins: Tensor, channels: int, height: int, width: int,
     steps: int, octaves: int, persistence: float, wavelength: float, gain: float = 1.0, shift: bool = False,
