@@ -137,17 +137,17 @@ def test_calls_are_timed_in_turns():
     assert len(tiny["tiny"]) == 2 * timing.CALLS
 
 
-def synthetic(case: str, median: float, others: dict[str, float] | None = None, **changes: Any) -> dict[str, Any]:
+def synthetic(case: str, median: float, peers: dict[str, float] | None = None, **changes: Any) -> dict[str, Any]:
     """A row as `measure` makes it: 1e6 values, 4e6 bytes, 1e9 operations on a machine of 10 GB/s and 100 GFLOP/s."""
     row: dict[str, Any] = {
         "case": case, "op": case, "what": "a work", "device": "cpu", "threads": 1, "isa": "avx512", "lowered": False, "kernel": True,
         "shape": [1, 1, 1000, 1000], "samples": 10**6, "bytes": 4 * 10**6, "flop": 1e9, "error": 1e-7, "tolerance": 1.3e-6,
-        "status": "timed", "core_share": 1.0,
+        "status": "timed", "others": 0.0,
     } | changes  # fmt: skip
     moved = limits.Probe("write", 1e6, lambda: None), timing.Timing.of([2e-4, 1e-4])
     done = limits.Probe("multiply-add", 1e8, lambda: None), timing.Timing.of([1e-3, 5e-3])
     row["limit"] = measure.limit(row, {"memory": moved, "arithmetic": done})
-    times = {OURS: median} | (others or {})
+    times = {OURS: median} | (peers or {})
     row["timings"] = [measure.timed(name, timing.Timing.of([t]), row) for name, t in times.items()]
     return row
 
@@ -171,7 +171,7 @@ def test_the_table_of_a_case():
     assert lines[3].split() == ["diffnoise", *"40 ms 40 ms 40 ms 25.00 25.0 GFLOP/s 25.0%".split()]
     assert lines[4].split()[-2:] == ["10.00", "x"]
     assert "BUSY" not in "".join(lines)
-    assert "BUSY: had only 80% of a core" in table.case(synthetic("simplex_noise_3d", 0.04, core_share=0.8))
+    assert "BUSY: other processes used 0.8 cores" in table.case(synthetic("simplex_noise_3d", 0.04, others=0.8))
     bound_by_memory = table.case(synthetic("kl_map", 0.0008, flop=1e3))
     assert "5.00 GB/s" in bound_by_memory and "50.0%" in bound_by_memory
 
@@ -438,7 +438,7 @@ def test_a_process_ends_with_the_one_that_started_it():
 
 ROW_KEYS = {
     "case", "op", "what", "device", "threads", "isa", "lowered", "kernel", "shape", "samples", "bytes", "flop", "error", "tolerance",
-    "status", "limit", "core_share", "timings",
+    "status", "limit", "others", "timings",
 }  # fmt: skip
 TIMING_KEYS = {"name", "seconds", "samples_per_s", "GB_per_s", "GFLOP_per_s", "share_of_limit"}
 
@@ -526,6 +526,15 @@ def test_a_run_that_is_cut_short_leaves_its_results(monkeypatch, tmp_path, capsy
     assert left["complete"] is False and left["results"] == [FINE]
     assert json.loads(capsys.readouterr().out) == left
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_others_use(monkeypatch):
+    """In 10 s on the clock all cores together were busy for 14 s, this process for 8 s."""
+    states = iter([(100.0, 3.0, 50.0), (114.0, 11.0, 60.0)])
+    monkeypatch.setattr(machine, "_busy", lambda: next(states))
+    assert machine.others()() == pytest.approx(0.6)
+    monkeypatch.undo()
+    assert machine._busy() is None or all(value > 0 for value in machine._busy())
 
 
 def test_the_commit_of_a_checkout(tmp_path, monkeypatch):

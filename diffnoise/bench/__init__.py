@@ -6,7 +6,6 @@ kernel is right, `timing` how time is taken. `jobs` starts one process per op, n
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..ops import _native
-from . import jobs, table
+from . import jobs, machine, table
 from .cases import CASES, Case
 from .cases import chosen as chosen
 from .jobs import BEST, LEVELS
@@ -32,7 +31,7 @@ def devices(asked: str | None) -> list[str]:
 
 def default_threads() -> list[int]:
     """One, two and all cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = machine.cores()
     return sorted({1, min(2, cores), cores})
 
 

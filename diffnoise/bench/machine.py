@@ -6,6 +6,8 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def describe() -> dict[str, Any]:
         "processor": _processor(),
         "architecture": platform.machine(),
         "system": " ".join([platform.system(), *platform.libc_ver()]),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_GiB": _memory(),
         "isa": _native.status().isa,
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
@@ -56,6 +58,35 @@ def commit() -> str | None:
     head = _git("rev-parse", "HEAD")
     changed = head and _git("status", "--porcelain", "--untracked-files=no")
     return f"{head}+changes" if changed else head
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def others() -> Callable[[], float | None]:
+    """A function that says how many cores other processes (and other guests of the host) have used since; None where unknown."""
+    start = _busy()
+
+    def used() -> float | None:
+        now = _busy()
+        if start is None or now is None:
+            return None
+        all_of_them, own, wall = (after - before for after, before in zip(now, start, strict=True))
+        return max(0.0, all_of_them - own) / wall
+
+    return used
+
+
+def _busy() -> tuple[float, float, float] | None:
+    """Seconds that all cores have been busy, that this process has, and on the clock."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return None
+    # user nice system idle iowait irq softirq steal; guests are within user.
+    user, nice, system, _, _, *rest = map(int, path.read_text().split("\n", 1)[0].split()[1:9])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK"), time.process_time(), time.perf_counter()
 
 
 def gpu_state() -> dict[str, float] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -23,8 +22,8 @@ Row = dict[str, Any]
 def measure(case: Case, device: torch.device, effort: Effort, compilers: bool, lowered: bool = False) -> Row:
     """One row. Its `status` is "timed", or "wrong" for a kernel that disagrees with its reference: that is not timed.
 
-    `core_share` is how much of a core one thread had: on a busy machine long calls are interrupted more than short ones, so that ratios
-    of the two say little. compilers: whether peers may compile first. lowered: whether a lower instruction set than the best is in use.
+    `others` is how many cores other processes used meanwhile: where they do, long calls are interrupted more than short ones, and
+    ratios of the two say little. compilers: whether peers may compile first. lowered: whether a lower instruction set than the best is in use.
     """
     arguments, shape = case.arguments(device), case.shape(device)
     ours = positional(case.op, arguments)
@@ -47,7 +46,7 @@ def measure(case: Case, device: torch.device, effort: Effort, compilers: bool, l
         "tolerance": check.TOLERANCE,
         "status": "timed" if error <= check.TOLERANCE else "wrong",
         "limit": None,
-        "core_share": None,
+        "others": None,
         "timings": [],
     }
     if row["status"] == "wrong":
@@ -58,10 +57,9 @@ def measure(case: Case, device: torch.device, effort: Effort, compilers: bool, l
     probes = {} if case.latency else _probes(arguments, shape, device)
     for probe in probes.values():
         probe.call()
-    start, start_cpu = time.perf_counter(), time.process_time()
+    others = machine.others()
     seconds = interleave({OURS: ours} | calls | {name: p.call for name, p in probes.items()}, clock, effort)
-    if row["threads"] == 1:
-        row["core_share"] = (time.process_time() - start_cpu) / (time.perf_counter() - start)
+    row["others"] = others()
     timings = {name: Timing.of(values) for name, values in seconds.items()}
     row["limit"] = limit(row, {name: (p, timings.pop(name)) for name, p in probes.items()}) if probes else None
     row["timings"] = [timed(name, timing, row) for name, timing in timings.items()]

@@ -7,7 +7,7 @@ from typing import Any
 from .peers.own import OURS
 
 Row = dict[str, Any]
-BUSY = 0.95
+BUSY = 0.15  # cores
 HEADER = f"{'median':>11}{'p20':>11}{'p80':>11}{'Msamples/s':>13}{'rate':>16}{'of limit':>10}{'x ours':>10}"
 
 
@@ -27,8 +27,8 @@ def case(row: Row) -> str:
     if row["status"] == "wrong":
         return f"{lines[0]}\n  WRONG: differs by {error} from the reference, {row['tolerance']:.1e} is allowed; not timed\n"
     lines.append(f"  {limit(row)}; error {error}")
-    if row["core_share"] is not None and row["core_share"] < BUSY:
-        lines.append(f"  BUSY: had only {row['core_share']:.0%} of a core; time again when nothing else runs")
+    if row["others"] is not None and row["others"] > BUSY:
+        lines.append(f"  BUSY: other processes used {row['others']:.1f} cores; time again when nothing else runs")
     names = [timing["name"] for timing in row["timings"]]
     width = max(map(len, names)) + 2
     lines.append(" " * (width + 2) + HEADER)
