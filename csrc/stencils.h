@@ -24,21 +24,25 @@ class Stencil {
   public:
     explicit Stencil(T* weights) : weights_(weights) {}
 
-    // For the family's point (u, 0), the first column at a multiple of `alignment`.
-    DN_HD void build(const Family& family, std::int64_t u, double wavelength, int alignment) {
-        const double step = 1 / wavelength, x = static_cast<double>(u) + family.x, y = family.y;
-        row = ceiling((y - family.reach) * wavelength);
-        rows_ = static_cast<int>(floored((y + family.reach) * wavelength) - row + 1);
+    // The rows of the family's points (u, 0).
+    DN_HD void set_rows(const Family& family, double wavelength) {
+        const double step = 1 / wavelength;
+        row = ceiling((family.y - family.reach) * wavelength);
+        rows_ = static_cast<int>(floored((family.y + family.reach) * wavelength) - row + 1);
+        for (int i = 0; i < rows_; ++i) {
+            const double d = static_cast<double>(row + i) * step - family.y;
+            dy_[i] = static_cast<T>(d);
+            left_[i] = static_cast<T>(family.left - d * d);
+        }
+    }
+
+    // The columns and weights of the point (u, 0), the first column at a multiple of `alignment`.
+    DN_HD void set_columns(const Family& family, std::int64_t u, double wavelength, int alignment) {
+        const double step = 1 / wavelength, x = static_cast<double>(u) + family.x;
         const std::int64_t begin = ceiling((x - family.reach) * wavelength);
         const std::int64_t end = floored((x + family.reach) * wavelength) + 1;
         column = begin & -static_cast<std::int64_t>(alignment);
         columns_ = end > begin && rows_ > 0 ? static_cast<int>((end - column + Lanes - 1) / Lanes) : 0;
-        T left[kStencilRows];
-        for (int i = 0; i < rows_; ++i) {
-            const double d = static_cast<double>(row + i) * step - y;
-            dy_[i] = static_cast<T>(d);
-            left[i] = static_cast<T>(family.left - d * d);
-        }
         for (int c = 0; c < columns_; ++c) {
             const std::int64_t start = column + c * Lanes;
             for (int lane = 0; lane < Lanes; ++lane) {
@@ -46,11 +50,11 @@ class Stencil {
             }
             const double low = static_cast<double>(start) * step - x, high = low + (Lanes - 1) * step;
             const double nearest = low > 0 ? low : high < 0 ? high : 0;
-            const Span span = within(y, reach_of(family.left - nearest * nearest), wavelength, row, rows_);
+            const Span span = within(family.y, reach_of(family.left - nearest * nearest), wavelength, row, rows_);
             first_[c] = span.begin, last_[c] = span.end;
             const V d = *reinterpret_cast<const V*>(dx_[c]), squared = d * d;
             V* weight = column_weights(c);
-            for (int i = first_[c]; i < last_[c]; ++i) weight[i] = kernel(left[i], squared);
+            for (int i = span.begin; i < span.end; ++i) weight[i] = kernel(left_[i], squared);
         }
     }
 
@@ -95,7 +99,7 @@ class Stencil {
 
     int rows_ = 0, columns_ = 0;
     int first_[kColumns], last_[kColumns];  // rows with any weight
-    T dy_[kStencilRows];
+    T dy_[kStencilRows], left_[kStencilRows];
     alignas(64) T dx_[kColumns][Lanes];
     T* weights_;  // by column, then row
 };
@@ -114,9 +118,10 @@ DN_HD void add_stencils(const Plane<D>& plane, const Bounds& bounds, const Tile<
     Stencil<T, Lanes> stencil(weights);
     for_each_family(plane, bounds, [&](const Family& family) __attribute__((always_inline)) {
         const T d_2 = static_cast<T>(family.d[0]), d_3 = static_cast<T>(family.d[1]);
+        stencil.set_rows(family, plane.wavelength);
         for (int phase = 0; phase < period; ++phase) {
-            if (aligned || phase == 0)
-                stencil.build(family, aligned ? phase : 0, plane.wavelength, aligned ? Lanes : 1);
+            if (aligned) stencil.set_columns(family, phase, plane.wavelength, Lanes);
+            if (!aligned && phase == 0) stencil.set_columns(family, 0, plane.wavelength, 1);
             if (stencil.empty()) continue;
             const std::int64_t y = stencil.row - tile.y, x = stencil.column - tile.x - (aligned ? phase * pixels : 0);
             for (std::int64_t n = 0; n < family.lines; ++n) {
