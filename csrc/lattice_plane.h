@@ -33,7 +33,6 @@ struct Plane {
     double shift[2];     // of x and y
     double constant[2];  // the other coordinates, shift included
     const LatticeTables* tables;
-    bool by_points;
 };
 
 // Lattice points (u, v) at (u + x, v + y) in the plane.

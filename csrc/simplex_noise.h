@@ -13,7 +13,6 @@ struct Fractal {
     int64_t octaves;
     double persistence, wavelength, gain;
     bool shift;
-    bool by_points = false;  // where tiles are too small for anything else
 };
 
 // The lattices of a batch: one per sample in 4-D, else one per map.
@@ -36,15 +35,18 @@ class Lattices {
         for (int64_t octave = 0; octave < fractal.octaves; ++octave) {
             double shift[4] = {};
             if (fractal.shift) octave_shift<D>(seed(lattice), octave, shift);
-            const Plane<D> plane{
-                wavelength,           amplitude,
-                {shift[0], shift[1]}, {constant[0] / wavelength + shift[2], constant[1] / wavelength + shift[3]},
-                &tables_[lattice],    fractal.by_points};
-            run_best<AddOctave<D>>(plane, tile, scratch);
+            const Plane<D> plane{wavelength,
+                                 amplitude,
+                                 {shift[0], shift[1]},
+                                 {constant[0] / wavelength + shift[2], constant[1] / wavelength + shift[3]},
+                                 &tables_[lattice]};
+            add_octave(plane, tile, scratch);
             amplitude *= fractal.persistence;
             wavelength *= 0.5;
         }
     }
+
+    const LatticeTables& of_map(int64_t map) const { return tables_[D == 4 ? map / grid_.channels : map]; }
 
   private:
     int64_t seed(int64_t lattice) const {

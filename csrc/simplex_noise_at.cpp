@@ -1,7 +1,8 @@
 #include "simplex_noise_at.h"
 
-#include <vector>
+#include <algorithm>
 
+#include "gather.h"
 #include "stable.h"
 
 namespace diffnoise {
@@ -10,62 +11,99 @@ namespace {
 struct Fractal {
     int64_t octaves;
     double persistence, gain;
-    bool shift;
+    bool shift, original;
 };
 
-template <int D>
-DN_CLONES double fractal_sum(const double* point, int64_t seed, const uint8_t* permutation, const Fractal& fractal) {
-    double total = 0, amplitude = fractal.gain, scale = 1, p[D], origin[D] = {};
-    for (int64_t octave = 0; octave < fractal.octaves; ++octave) {
-        if (fractal.shift) octave_shift<D>(seed, octave, origin);
-        for (int axis = 0; axis < D; ++axis) p[axis] = point[axis] * scale + origin[axis];
-        total += amplitude * lattice_sum<D>(p, permutation);
-        amplitude *= fractal.persistence;
-        scale *= 2;
+// Adds all octaves at a batch of points, [D][64], to sums, [64].
+template <int D, class T>
+struct AddOctaves {
+    template <class Isa>
+    static DN_HD void run(const gather::Batch<double>* points, int64_t seed, const gather::HashTables<D>& tables,
+                          const Fractal& fractal, T* sums) {
+        alignas(64) gather::Batch<double> p[D];
+        double amplitude = fractal.gain, scale = 1, origin[D] = {};
+        for (int64_t octave = 0; octave < fractal.octaves; ++octave) {
+            if (fractal.shift) octave_shift<D>(seed, octave, origin);
+            for (int axis = 0; axis < D; ++axis) {
+                for (int i = 0; i < gather::kBatch; ++i) p[axis][i] = points[axis][i] * scale + origin[axis];
+            }
+            gather::add_lattice_sums<Isa, D>(p, amplitude, tables, sums, fractal.original);
+            amplitude *= fractal.persistence;
+            scale *= 2;
+        }
     }
-    return total;
+};
+
+// Fractal noise at points [count, D] of one sample.
+template <int D, class In, class Out>
+void fill(const In* points, int64_t count, int64_t seed, const Fractal& fractal, Out* out) {
+    using T = compute_t<Out>;
+    uint8_t permutation[256];
+    make_permutation(seed, permutation);
+    const gather::HashTables<D> tables(permutation);
+    for (int64_t begin = 0; begin < count; begin += gather::kBatch) {
+        const int length = static_cast<int>(std::min<int64_t>(gather::kBatch, count - begin));
+        alignas(64) gather::Batch<double> batch[D] = {};
+        alignas(64) gather::Batch<T> sums = {};
+        for (int i = 0; i < length; ++i) {
+            for (int axis = 0; axis < D; ++axis) batch[axis][i] = static_cast<double>(points[(begin + i) * D + axis]);
+        }
+        run_best<AddOctaves<D, T>>(batch, seed, tables, fractal, static_cast<T*>(sums));
+        for (int i = 0; i < length; ++i) out[begin + i] = static_cast<Out>(sums[i]);
+    }
 }
 
-template <class In>
+template <int D, class In>
 void simplex_noise_at_kernel(const Tensor& points, const Tensor& seeds, const Fractal& fractal, const Tensor& out,
                              ScalarType dtype) {
-    const int64_t batch = points.size(0), count = points.size(1), dims = points.size(2);
+    const int64_t batch = points.size(0), count = points.size(1);
     const Input<In> at(points, "points");
     const Input<int64_t> seed(seeds, {batch}, "seeds");
-    std::vector<uint8_t> permutations(batch * 256);
-    for (int64_t i = 0; i < batch; ++i) make_permutation(seed[i], permutations.data() + i * 256);
     dispatch_floating(dtype, [&](auto zero) {
-        using Out = decltype(zero);
-        Out* data = static_cast<Out*>(out.mutable_data_ptr());
+        auto* data = static_cast<decltype(zero)*>(out.mutable_data_ptr());
         parallel_for(0, batch * count, 256, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) {
-                double p[4];
-                for (int64_t axis = 0; axis < dims; ++axis) p[axis] = static_cast<double>(at[i * dims + axis]);
-                const uint8_t* permutation = permutations.data() + i / count * 256;
-                const double value = dims == 2   ? fractal_sum<2>(p, seed[i / count], permutation, fractal)
-                                     : dims == 3 ? fractal_sum<3>(p, seed[i / count], permutation, fractal)
-                                                 : fractal_sum<4>(p, seed[i / count], permutation, fractal);
-                data[i] = static_cast<Out>(static_cast<compute_t<Out>>(value));
+            while (begin < end) {
+                const int64_t sample = begin / count, stop = std::min(end, (sample + 1) * count);
+                fill<D>(at.data() + begin * D, stop - begin, seed[sample], fractal, data + begin);
+                begin = stop;
             }
         });
     });
 }
 
 Tensor simplex_noise_at(Tensor points, Tensor seeds, int64_t octaves, double persistence, double gain, bool shift,
-                        ScalarType dtype) {
-    STD_TORCH_CHECK(points.dim() == 3 && points.size(2) >= 2 && points.size(2) <= 4,
-                    "points must have shape [B, N, D] with D = 2, 3 or 4.");
+                        bool original, ScalarType dtype) {
+    STD_TORCH_CHECK(points.dim() == 3, "points must have shape [B, N, D].");
+    const int64_t dims = points.size(2);
+    STD_TORCH_CHECK(dims >= 2 && dims <= 4, "points must have shape [B, N, D] with D = 2, 3 or 4.");
     Tensor out = empty({points.size(0), points.size(1)}, dtype, points);
-    const Fractal fractal{octaves, persistence, gain, shift};
-    if (points.scalar_type() == ScalarType::Double) {
-        simplex_noise_at_kernel<double>(points, seeds, fractal, out, dtype);
-    } else {
-        simplex_noise_at_kernel<float>(points, seeds, fractal, out, dtype);
-    }
+    const Fractal fractal{octaves, persistence, gain, shift, original};
+    const auto run = [&](auto zero) {
+        using In = decltype(zero);
+        if (dims == 2) simplex_noise_at_kernel<2, In>(points, seeds, fractal, out, dtype);
+        if (dims == 3) simplex_noise_at_kernel<3, In>(points, seeds, fractal, out, dtype);
+        if (dims == 4) simplex_noise_at_kernel<4, In>(points, seeds, fractal, out, dtype);
+    };
+    if (points.scalar_type() == ScalarType::Double)
+        run(double{});
+    else
+        run(float{});
     return out;
 }
 
 }  // namespace
 }  // namespace diffnoise
+
+// For diffnoise.compat.opensimplex: one point, as the original sums it, without the cost of calling an op.
+extern "C" __attribute__((visibility("default"))) void diffnoise_permutation(int64_t seed, uint8_t* table) {
+    diffnoise::make_permutation(seed, table);
+}
+extern "C" __attribute__((visibility("default"))) double diffnoise_opensimplex(const uint8_t* permutation, int dims,
+                                                                               double x, double y, double z, double w) {
+    const double p[] = {x, y, z, w};
+    return dims == 2   ? diffnoise::lattice_sum<2>(p, permutation, true)
+           : dims == 3 ? diffnoise::lattice_sum<3>(p, permutation, true)
+                       : diffnoise::lattice_sum<4>(p, permutation, true);
+}
 
 STABLE_TORCH_LIBRARY_IMPL(diffnoise, CPU, m) { m.impl("simplex_noise_at", TORCH_BOX(&diffnoise::simplex_noise_at)); }

@@ -12,7 +12,7 @@ import pytest
 from diffnoise.compat import opensimplex as compat
 
 DIMS = (2, 3, 4)
-TOLERANCE = {2: 1e-12, 3: 3e-4, 4: 1.2e-3}
+TOLERANCE = 1e-12
 
 
 @pytest.fixture(autouse=True)
@@ -59,24 +59,30 @@ def test_every_public_name_is_there():
 @pytest.mark.parametrize("seed", (3, -(2**40)))
 def test_points(dims, seed):
     theirs, ours = package.OpenSimplex(seed), compat.OpenSimplex(seed)
-    for point in points(dims, 200):
+    for point in points(dims, 100):
         value = at_point(ours, dims)(*point)
         assert type(value) is float
-        assert value == pytest.approx(at_point(theirs, dims)(*point), abs=TOLERANCE[dims])
+        assert value == pytest.approx(at_point(theirs, dims)(*point), abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("dims", DIMS)
-@pytest.mark.parametrize("axis", ("random", "regular"))
-def test_arrays(dims, axis):
+def test_points_without_the_compiled_kernels(dims, monkeypatch):
+    point = points(dims, 1)[0]
+    expected = at_point(compat, dims)(*point)
+    monkeypatch.setattr(compat, "_library", None)
+    assert at_point(compat.OpenSimplex(3), dims)(*point) == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("dims", DIMS)
+@pytest.mark.parametrize("spacing", (None, 0.25, 0.1))
+def test_arrays(dims, spacing):
+    """At regular spacings coordinates tie in many points, where the package's choice of lattice points hangs on rounding."""
     sizes = (13, 11, 7, 5)[:dims]
     rng = np.random.default_rng(dims)
-    axes = [rng.uniform(-50, 50, size) if axis == "random" else np.arange(size) / 8 - 0.75 for size in sizes]
+    axes = [rng.uniform(-50, 50, n) if spacing is None else np.arange(n) * spacing - 0.7 for n in sizes]
     values = on_grid(compat.OpenSimplex(42), dims)(*axes)
     assert values.shape == sizes[::-1] and values.dtype == np.float64
-    assert np.abs(values - expected_array(dims, 42, axes)).max() < TOLERANCE[dims]
-    assert values.flat[17] == at_point(compat.OpenSimplex(42), dims)(
-        *[a[i] for a, i in zip(axes, reversed(np.unravel_index(17, values.shape)), strict=True)]
-    )
+    assert np.abs(values - expected_array(dims, 42, axes)).max() < TOLERANCE
 
 
 def test_a_large_grid_is_made_of_its_parts():
@@ -120,7 +126,7 @@ def test_what_counts_as_coordinates():
         assert np.array_equal(compat.noise2array(*same), expected)
     assert np.array_equal(compat.noise2array(np.repeat(x, 2)[::-2], y), expected[:, ::-1])
     assert np.array_equal(compat.noise2array(np.arange(3), range(2)), compat.noise2array([0.0, 1.0, 2.0], [0.0, 1.0]))
-    assert compat.noise2(np.float32(0.5), 3) == expected[0, 0]
+    assert compat.noise2(np.float32(0.5), 3) == pytest.approx(expected[0, 0], abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("dims", DIMS)

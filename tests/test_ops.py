@@ -67,10 +67,12 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "kts_noise": [
             (*grid(), 40, 60, 10, 0.8, 128.0, 4.0, 16),
             (*grid(1, 70, 90), 70, 90, 4, 0.8, 64.0, 2.0, 32, True),
-            (*grid(1, 9, 9), 30, 30, 3, 0.8, 16.0, 9.0, 1),
+            (*grid(1, 9, 9), 30, 30, 3, 0.8, 64.0, 9.0, 1),
         ],
         "simplex_noise_at": [
             *[(points(dims), SEEDS, 4, 0.8, 1.5, dims == 3) for dims in (2, 3, 4)],
+            *[(points(dims), SEEDS, 4, 0.8, 1.5, dims == 3, True) for dims in (2, 3, 4)],
+            *[((points(dims) / 2).round() / 2, SEEDS, 1, 0.5, 1.0, False, True) for dims in (3, 4)],  # many ties
             (points(3).double(), SEEDS),
         ],
         "gmm_noise": [
@@ -462,15 +464,43 @@ def test_permutations_are_those_of_the_package(seed):
 def test_opensimplex_is_that_of_the_package(dims):
     seed, count = 42, 20_000
     p = np.random.default_rng(dims).uniform(-50, 50, (count, dims))
+    p[: count // 4] = (4 * p[: count // 4]).round() / 4  # where coordinates tie
     permutation, gradient = opensimplex.internals._init(seed)
     extra = (gradient,) if dims == 3 else ()
     point = getattr(opensimplex.internals, f"_noise{dims}")
-    expected = torch.tensor([point(*row, permutation, *extra) for row in p])
+    expected = torch.tensor([point(*row, permutation, *extra) for row in p], dtype=torch.float64)
     at, seeds = torch.from_numpy(p)[None], torch.tensor([seed])
+    for implementation in (ops.simplex_noise_at, ops.simplex_noise_at.reference):
+        value = implementation(at, seeds, original=True, dtype=torch.float64)[0]
+        assert (value - expected).abs().max() < 1e-12
     difference = (ops.simplex_noise_at(at, seeds, dtype=torch.float64)[0] - expected).abs()
     # The original leaves out a few lattice points near the rim of their reach; in 4-D some matter a little more.
-    assert difference.max() < (5e-4 if dims == 4 else 1e-4)
-    assert (difference < 1e-4).double().mean() > 0.995
+    assert difference.max() < (1e-12 if dims == 2 else 3e-4 if dims == 3 else 1e-3)
+    assert (difference < 1e-4).double().mean() > 0.98
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("dims", (2, 3, 4))
+def test_a_point_does_not_depend_on_its_place(dims, dtype):
+    at = torch.randn(1, 1000, dims, generator=torch.Generator().manual_seed(dims)) * 9
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(1))[:777]
+    for original in (False, True):
+        value = ops.simplex_noise_at(at, SEEDS[:1], 3, original=original, dtype=dtype)
+        some = ops.simplex_noise_at(at[:, order], SEEDS[:1], 3, original=original, dtype=dtype)
+        assert torch.equal(some, value[:, order])
+
+
+@pytest.mark.parametrize("dims", (2, 3, 4))
+def test_points_that_are_no_numbers(dims):
+    at = points(dims)[:1]
+    expected = ops.simplex_noise_at(at, SEEDS[:1], 3)
+    for i, value in ((3, torch.nan), (17, torch.inf), (29, -torch.inf)):
+        at[0, i, i % dims] = value
+    for original in (False, True):
+        value = ops.simplex_noise_at(at, SEEDS[:1], 3, original=original)
+        assert value[0].isnan().nonzero().flatten().tolist() == [3, 17, 29]
+    kept = ops.simplex_noise_at(at, SEEDS[:1], 3).isfinite()
+    assert torch.equal(ops.simplex_noise_at(at, SEEDS[:1], 3)[kept], expected[kept])
 
 
 GOLDEN_POINTS = [
