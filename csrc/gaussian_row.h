@@ -3,6 +3,7 @@
 // CPU: rows of Gaussian noise, for gaussian_noise and for the ops that make noise in passing.
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "gaussian_noise.h"
@@ -81,19 +82,28 @@ inline void fill_normals(Address row, std::int64_t x, std::int64_t rows, std::in
     }
 }
 
-// Room for one row and what makes it.
+// Rows one by one, for a caller that goes from y to y + 1: several are made at once.
 template <class T>
 class GaussianRow {
   public:
-    explicit GaussianRow(std::int64_t width) : values_(width) {}
+    explicit GaussianRow(std::int64_t width) : width_(width), values_(at_once * width) {}
 
     // The values at x .. x + width - 1; valid until the next call.
     const T* operator()(const Address& row, std::int64_t x) {
-        fill_normals(row, x, 1, static_cast<std::int64_t>(values_.size()), values_.data());
-        return values_.data();
+        const bool same = row.k0 == top_.k0 && row.k1 == top_.k1 && row.channel == top_.channel && row.t == top_.t;
+        if (!same || x != x_ || row.y - top_.y >= made_) {
+            fill_normals(row, x, at_once, width_, values_.data());
+            top_ = row, x_ = x, made_ = at_once;
+        }
+        return values_.data() + (row.y - top_.y) * width_;
     }
 
   private:
+    static constexpr std::uint32_t at_once = std::is_same_v<T, float> ? NormalRows::together : 1;
+
+    std::int64_t width_, x_ = 0;
+    Address top_{0, 0, 0, 0, 0};
+    std::uint32_t made_ = 0;  // rows, from top_ on
     std::vector<T> values_;
 };
 

@@ -21,7 +21,7 @@ struct Mixture {
 // The components of a map along one axis: where they lie, and their profiles without the factor of the density.
 class Axis {
   public:
-    // length: of a tile. cut: binary exponent below which a profile is 0.
+    // length: of a tile. cut: below 2^-cut of its peak a profile is 0.
     Axis(int64_t components, int64_t full, int64_t length, double cut)
         : full_(full), length_(length), cut_(cut), mu_(components), rate_(components), tile_(rows(length)) {}
 
@@ -95,7 +95,7 @@ template <class Out>
 void gmm_noise_kernel(const Grid& grid, const Mixture& mixture, Out* out) {
     using T = compute_t<Out>;
     constexpr int64_t panel = Product<T>::kPanel, block = Product<T>::kBlock;
-    // Nobody sees what is cut off; left in, it would make denormal numbers, and those are slow.
+    // Below 2^-cut of its peak a profile is 0: what cannot show would make denormal numbers, and those are slow.
     constexpr double cut = std::is_same_v<T, double> ? 430 : 50;
     const int64_t count = mixture.components, height = grid.height, width = grid.width;
     parallel_for(0, grid.batch * grid.channels, 1, [&](int64_t begin, int64_t end) {
@@ -122,10 +122,8 @@ void gmm_noise_kernel(const Grid& grid, const Mixture& mixture, Out* out) {
                 standard_scale(along_x.gram(), along_y.gram(), factor, area, mean, scale);
             }
             for (double& f : factor) f *= scale;
-            run_best<Pack>(tile_x, static_cast<const double*>(ones.data()), count, Axis::stride(width), panel,
-                           x.data());
-            run_best<Pack>(tile_y, static_cast<const double*>(factor.data()), count, Axis::stride(height), block,
-                           y.data());
+            run_best<Pack<panel>>(tile_x, ones.data(), count, Axis::stride(width), x.data());
+            run_best<Pack<block>>(tile_y, factor.data(), count, Axis::stride(height), y.data());
             const T offset = static_cast<T>(-mean * scale);
             for (int64_t top = 0; top < height; top += block) {
                 const int64_t here = std::min(block, height - top);

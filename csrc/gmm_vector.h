@@ -3,7 +3,7 @@
 // CPU: the three steps of a mixture that take time: profiles, their moments and their product.
 
 #include <algorithm>
-#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "vector.h"
@@ -37,8 +37,7 @@ struct Profiles {
         using F64 = Vector<Isa, double>;
         using I64 = Vector<Isa, std::int64_t>;
         constexpr int lanes = Isa::bytes / 8;
-        constexpr double shifter =
-            6755399441055744.0;  // 1.5 * 2^52: adding it leaves the nearest integer in the low bits
+        constexpr double shifter = 6755399441055744.0;  // 1.5 * 2^52 leaves the nearest integer in the low bits
         const std::int64_t stride = round_up(length, kChunk);
         F64 first = broadcast<Isa>(static_cast<double>(start));
         for (int i = 0; i < lanes; ++i) first[i] += i;
@@ -124,18 +123,20 @@ struct Moments {
     }
 };
 
-// Profiles as the product takes them, in panels or blocks of `size` positions: out[p, k, i] = factor[k] rows[k, p size
-// + i].
+// Profiles as the product takes them, in pieces of `size` positions: out[n, k, i] = factor[k] rows[k, n size + i].
+template <std::int64_t size>
 struct Pack {
     template <class Isa, class T>
-    static DN_HD void run(const double* rows, const double* factor, std::int64_t count, std::int64_t stride,
-                          std::int64_t size, T* out) {
+    static DN_HD void run(const double* rows, const double* factor, std::int64_t count, std::int64_t stride, T* out) {
+        constexpr int lanes = Isa::bytes / 8;
+        typedef T Narrow __attribute__((vector_size(lanes * sizeof(T)), may_alias, aligned(sizeof(T))));
         for (std::int64_t i = 0; i < stride; i += size) {
-            const std::int64_t length = std::min(size, stride - i);
+            const std::int64_t length = size == kChunk ? size : std::min(size, stride - i);
             for (std::int64_t k = 0; k < count; ++k, out += size) {
-                for (std::int64_t j = 0; j < length; j += kChunk) {
-                    const double* from = rows + k * stride + i + j;
-                    for (int n = 0; n < kChunk; ++n) out[j + n] = static_cast<T>(from[n] * factor[k]);
+                for (std::int64_t j = 0; j < length; j += lanes) {
+                    const auto wide =
+                        *reinterpret_cast<const Vector<Isa, double>*>(rows + k * stride + i + j) * factor[k];
+                    *reinterpret_cast<Narrow*>(out + j) = __builtin_convertvector(wide, Narrow);
                 }
             }
         }
@@ -146,7 +147,8 @@ template <class T>
 struct Product {
     static constexpr std::int64_t kPanel = 128 / sizeof(T), kBlock = 8;
 
-    // out[j, i] = offset + sum over k of y[k, j] x[k, i] for a block's rows. They may lie `distance` apart.
+    // out[j, i] = offset + sum over k of y[k, j] x[k, i] for up to kBlock rows, `distance` apart. y: one piece of
+    // kBlock positions from Pack; x: pieces of kPanel.
     template <class Isa>
     static DN_HD void run(const T* y, const T* x, T offset, std::int64_t count, std::int64_t rows, std::int64_t width,
                           T* out, std::int64_t distance) {
