@@ -36,7 +36,7 @@ clean:
 	touch $@
 
 .venv/installed: .venv/dependencies $(SOURCES)
-	@echo "==> Building the native extension (about a minute)"
+	@echo "==> Building the native extension (about a minute, two where there is an nvcc)"
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -2,7 +2,8 @@
 
 // The one place that knows both CUDA and LibTorch's stable ABI: tensors on a device, its current stream, launches.
 //
-// Nothing here or in the kernels waits for the device: seeds, t and origins stay there, so a call can be captured in a graph.
+// Nothing here or in the kernels waits for the device: seeds, t and origins stay there, so a call can be captured in a
+// graph.
 
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -15,7 +16,8 @@
 
 namespace diffnoise {
 
-__device__ inline BlockIndex block_index() { return {blockIdx.x, blockIdx.y, blockIdx.z}; }
+// Kernels get blocks.y as their first argument: x and y share the one dimension of a grid that can be large.
+__device__ inline BlockIndex block_index(unsigned rows) { return {blockIdx.x / rows, blockIdx.x % rows, blockIdx.y}; }
 
 // What a block may use of shared memory without asking.
 constexpr int kSharedBytes = 48 << 10;
@@ -29,26 +31,27 @@ class Launcher {
   public:
     explicit Launcher(const Tensor& tensor) : guard_(tensor.get_device_index()) {
         void* stream;
-        STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+        TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
         stream_ = static_cast<cudaStream_t>(stream);
     }
 
     // shared: bytes of shared memory beside what the kernel declares.
     template <class... P, class... A>
     void operator()(void (*kernel)(P...), Blocks blocks, int shared, const A&... arguments) const {
-        constexpr int64_t most_x = std::numeric_limits<int32_t>::max(), most_yz = 65535;
         if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0) return;
-        STD_TORCH_CHECK(blocks.x <= most_x && blocks.y <= most_yz && blocks.z <= most_yz,
+        STD_TORCH_CHECK(blocks.x <= std::numeric_limits<int32_t>::max() / blocks.y && blocks.z <= 65535,
                         "This is too large for one call on a CUDA device; make it in parts.");
-        if (shared > kSharedBytes) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-        const dim3 grid(static_cast<unsigned>(blocks.x), static_cast<unsigned>(blocks.y), static_cast<unsigned>(blocks.z));
-        kernel<<<grid, kThreads, shared, stream_>>>(arguments...);
+        if (shared > kSharedBytes)
+            check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+        const dim3 grid(static_cast<unsigned>(blocks.x * blocks.y), static_cast<unsigned>(blocks.z));
+        kernel<<<grid, kThreads, shared, stream_>>>(static_cast<unsigned>(blocks.y), arguments...);
         check(cudaGetLastError());
     }
 
   private:
     static void check(cudaError_t error) {
-        STD_TORCH_CHECK(error == cudaSuccess, "A CUDA kernel of diffnoise cannot be launched: ", cudaGetErrorString(error), ".");
+        STD_TORCH_CHECK(error == cudaSuccess,
+                        "A CUDA kernel of diffnoise cannot be launched: ", cudaGetErrorString(error), ".");
     }
 
     torch::stable::accelerator::DeviceGuard guard_;
@@ -76,7 +79,8 @@ class DeviceInput {
 // The leading arguments of every noise op on pixels.
 class DeviceGrid {
   public:
-    DeviceGrid(const Tensor& seeds, const Tensor& t, const Tensor& origins, int64_t channels, int64_t height, int64_t width)
+    DeviceGrid(const Tensor& seeds, const Tensor& t, const Tensor& origins, int64_t channels, int64_t height,
+               int64_t width)
         : batch(seeds.numel()),
           seeds_(seeds, {batch}, seeds, "seeds"),
           t_(t, {batch}, seeds, "t"),

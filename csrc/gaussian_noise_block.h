@@ -16,13 +16,15 @@ inline std::int64_t gaussian_columns(std::int64_t width) { return ((width + 6) /
 
 // Every thread makes four neighbours whose x begins at a multiple of 4.
 template <class T, class Block, class Out>
-DN_HD void gaussian_block(const Block& block, const BlockIndex& at, const Pixels& pixels, std::int64_t stream, const Out& out) {
+DN_HD void gaussian_block(const Block& block, const BlockIndex& at, const Pixels& pixels, std::int64_t stream,
+                          const Out& out) {
     const Map map(pixels, at.x);
     const std::int64_t quarter = (map.x >> 2) + std::int64_t{at.z} * kLanes + block.thread() % kLanes;
     const std::int64_t begin = map.x - 4 * quarter, end = begin + pixels.width;  // of the map, from the four's first
     if (end <= 0) return;
     std::int64_t row = std::int64_t{at.y} * kGaussianRows + block.thread() / kLanes;
-    const std::int64_t after = (std::int64_t{at.y} + 1) * kGaussianRows, last = after < pixels.height ? after : pixels.height;
+    const std::int64_t after = (std::int64_t{at.y} + 1) * kGaussianRows,
+                       last = after < pixels.height ? after : pixels.height;
     for (; row < last; row += kThreads / kLanes) {
         const Address address(map.seed, map.t, map.channel, map.y + row, stream);
         T four[4];

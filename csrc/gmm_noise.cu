@@ -1,20 +1,20 @@
-#include "gmm_noise_block.h"
-
 #include "cuda.h"
+#include "gmm_noise_block.h"
 
 namespace diffnoise {
 namespace {
 
-__global__ void __launch_bounds__(kThreads) moments_kernel(const Pixels pixels, const Mixture mixture, Moments* moments) {
+__global__ void __launch_bounds__(kThreads)
+    moments_kernel(unsigned rows, const Pixels pixels, const Mixture mixture, Moments* moments) {
     __shared__ MomentsMemory memory;
-    moments_block(Block(), block_index(), pixels, mixture, memory, moments);
+    moments_block(Block(), block_index(rows), pixels, mixture, memory, moments);
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    gmm_kernel(const Pixels pixels, const Mixture mixture, const Moments* moments, const Output<T> out) {
+    gmm_kernel(unsigned rows, const Pixels pixels, const Mixture mixture, const Moments* moments, const Output<T> out) {
     __shared__ MixMemory<T> memory;
-    gmm_block(Block(), block_index(), pixels, mixture, moments, memory, out);
+    gmm_block(Block(), block_index(rows), pixels, mixture, moments, memory, out);
 }
 
 Tensor gmm_noise(Tensor seeds, Tensor t, Tensor origins, int64_t channels, int64_t height, int64_t width,
@@ -32,8 +32,8 @@ Tensor gmm_noise(Tensor seeds, Tensor t, Tensor origins, int64_t channels, int64
     if (standardize) launch(moments_kernel, {grid.maps()}, 0, grid.pixels, mixture, moments_data);
     dispatch_output(out, dtype, [&](auto output, auto zero) {
         launch(gmm_kernel<decltype(zero)>,
-               {grid.maps(), (height + kMixTile - 1) / kMixTile, (width + kMixTile - 1) / kMixTile}, 0, grid.pixels, mixture,
-               moments_data, output);
+               {grid.maps(), (height + kMixTile - 1) / kMixTile, (width + kMixTile - 1) / kMixTile}, 0, grid.pixels,
+               mixture, moments_data, output);
     });
     return out;
 }

@@ -1,7 +1,7 @@
 #pragma once
 
-// GPU: Gaussian mixtures by blocks of threads. One kernel makes every map's mean and deviation from closed sums, the other
-// the products of profiles, tile by tile.
+// GPU: Gaussian mixtures by blocks of threads. One kernel makes every map's mean and deviation from closed sums, the
+// other the products of profiles, tile by tile.
 
 #include "gmm_noise.h"
 #include "pixels.h"
@@ -27,7 +27,8 @@ DN_HD void make_bumps(const Mixture& mixture, const Map& map, std::int64_t k, Bu
     const Component c = make_component(map.seed, map.t, map.channel, static_cast<std::uint32_t>(k), mixture.is_signed);
     const std::int64_t side = mixture.full_height > mixture.full_width ? mixture.full_height : mixture.full_width;
     const auto along = [&](double mu, std::int64_t extent, double u, double weight) {
-        const double sigma = (mixture.sigma_low + (mixture.sigma_high - mixture.sigma_low) * u) * static_cast<double>(side);
+        const double sigma =
+            (mixture.sigma_low + (mixture.sigma_high - mixture.sigma_low) * u) * static_cast<double>(side);
         return Bump{mu * static_cast<double>(extent), 1 / sigma, weight * kInverseRootTwoPi / sigma};
     };
     x = along(c.mu_x, mixture.full_width, c.sigma_x, 1);
@@ -75,12 +76,13 @@ DN_HD void moments_block(const Block& block, const BlockIndex& at, const Pixels&
             for (std::int64_t start = 0; start < extent; start += kMomentTile) {
                 block.barrier();
                 block.over((diagonal ? 1 : 2) * kMomentTile * kMomentTile, [&](int j) {
-                    const int k = j % kMomentTile, position = j / kMomentTile % kMomentTile, side = j / kMomentTile / kMomentTile;
+                    const int k = j % kMomentTile, position = j / kMomentTile % kMomentTile,
+                              side = j / kMomentTile / kMomentTile;
                     const Bump& bumped = memory.bump[axis][side][k];
-                    memory.profile[side][position][k] =
-                        start + position < extent && bumped.factor != 0
-                            ? bump(static_cast<double>(start + position), bumped.mu, bumped.inverse_sigma, bumped.factor)
-                            : 0;
+                    memory.profile[side][position][k] = start + position < extent && bumped.factor != 0
+                                                            ? bump(static_cast<double>(start + position), bumped.mu,
+                                                                   bumped.inverse_sigma, bumped.factor)
+                                                            : 0;
                 });
                 block.barrier();
                 for (int position = 0; position < kMomentTile; ++position) {
@@ -91,12 +93,14 @@ DN_HD void moments_block(const Block& block, const BlockIndex& at, const Pixels&
                     }
                 }
                 if (diagonal && thread < kMomentTile) {
-                    for (int position = 0; position < kMomentTile; ++position) total += memory.profile[0][position][thread];
+                    for (int position = 0; position < kMomentTile; ++position)
+                        total += memory.profile[0][position][thread];
                 }
             }
             if (thread < kMomentTile) memory.total[axis][thread] = total;
             for (int r = 0; r < kMomentRows; ++r) {
-                for (int c = 0; c < kMomentColumns; ++c) product[r][c] = axis == 0 ? gram[r][c] : product[r][c] * gram[r][c];
+                for (int c = 0; c < kMomentColumns; ++c)
+                    product[r][c] = axis == 0 ? gram[r][c] : product[r][c] * gram[r][c];
             }
         }
         double sum = 0;
@@ -123,7 +127,7 @@ DN_HD void moments_block(const Block& block, const BlockIndex& at, const Pixels&
     moments[at.x] = {mean, variance > 1e-12 * square ? 1 / std::sqrt(variance) : 0};
 }
 
-constexpr int kMixTile = 64, kMixChunk = 16;  // pixels; components at a time
+constexpr int kMixTile = 64, kMixChunk = 16;                                             // pixels; components at a time
 constexpr int kMixColumns = 4, kMixRows = kMixTile * kMixTile / kThreads / kMixColumns;  // of a thread
 
 template <class T>

@@ -18,7 +18,8 @@ struct KtsField {
 
 constexpr int kKtsTile = 32;
 
-// The square of a pixel's distance from the centre along one axis, in patches; outside the image the nearest patch counts.
+// The square of a pixel's distance from the centre along one axis, in patches; outside the image the nearest patch
+// counts.
 DN_HD double patch_distance(std::int64_t position, std::int64_t length, std::int64_t patch, std::int64_t in_patch) {
     const std::int64_t patches = (length + patch - 1) / patch, index = (position - in_patch) / patch;
     const std::int64_t nearest = index < 0 ? 0 : index >= patches ? patches - 1 : index;
@@ -27,7 +28,8 @@ DN_HD double patch_distance(std::int64_t position, std::int64_t length, std::int
 }
 
 template <class T>
-DN_HD T kts_value(const KtsField& field, const Map& map, std::int64_t y, std::int64_t x, const LatticeTable<4, T>& table) {
+DN_HD T kts_value(const KtsField& field, const Map& map, std::int64_t y, std::int64_t x,
+                  const LatticeTable<4, T>& table) {
     const auto place_in_patch = [&](std::int64_t position) {
         const std::int64_t place = position % field.patch;
         return place < 0 ? place + field.patch : place;
@@ -36,8 +38,9 @@ DN_HD T kts_value(const KtsField& field, const Map& map, std::int64_t y, std::in
     const double distance = patch_distance(y, field.full_height, field.patch, y_in_patch) +
                             patch_distance(x, field.full_width, field.patch, x_in_patch);
     double step = 1 / (field.wavelength * exponential(-distance / (2 * field.sigma * field.sigma)));
-    const double place[4] = {static_cast<double>(field.local ? x_in_patch : x), static_cast<double>(field.local ? y_in_patch : y),
-                             static_cast<double>(map.channel), static_cast<double>(map.t)};
+    const double place[4] = {static_cast<double>(field.local ? x_in_patch : x),
+                             static_cast<double>(field.local ? y_in_patch : y), static_cast<double>(map.channel),
+                             static_cast<double>(map.t)};
     double amplitude = kLineScale<4>;
     T sum = 0;
     for (std::int64_t octave = 0; octave < field.octaves; ++octave) {
@@ -57,7 +60,8 @@ DN_HD void kts_block(const Block& block, const BlockIndex& at, const Pixels& pix
     block.over(256, [&](int i) { table.set(i, permutations[256 * map.sample + i]); });
     block.barrier();
     block.over(kKtsTile * kKtsTile, [&](int i) {
-        const std::int64_t row = std::int64_t{at.y} * kKtsTile + i / kKtsTile, column = std::int64_t{at.z} * kKtsTile + i % kKtsTile;
+        const std::int64_t row = std::int64_t{at.y} * kKtsTile + i / kKtsTile,
+                           column = std::int64_t{at.z} * kKtsTile + i % kKtsTile;
         if (row >= pixels.height || column >= pixels.width) return;
         out((map.index * pixels.height + row) * pixels.width + column,
             kts_value(field, map, map.y + row, map.x + column, table));

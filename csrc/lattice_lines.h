@@ -2,9 +2,9 @@
 
 // OpenSimplex for the GPU: the lattice as parallel lines.
 //
-// All lattice points v with the same sum and the same last indices lie on one line along (1, -1), sqrt(2) apart, which is
-// the radius of a kernel. So a line that passes a point within the radius has exactly two lattice points that can reach
-// it, those around the point's foot on the line, and every thread does the same work for every line. With
+// All lattice points v with the same sum and the same last indices lie on one line along (1, -1), sqrt(2) apart, which
+// is the radius of a kernel. So a line that passes a point within the radius has exactly two lattice points that can
+// reach it, those around the point's foot on the line, and every thread does the same work for every line. With
 //     along = (x - y + v_x + v_y) / 2,  across = (x + y - v_x - v_y) / 2 - squish sum(v),  u = along - v_x
 // the squared distance is 2 (u^2 + across^2) + (the squared distance along the constant axes).
 // Attenuations are halved here, so that they are at most 1 and the GPU's saturation is their maximum with 0.
@@ -22,15 +22,21 @@ constexpr double kRadius = 1.4142135623730951;
 constexpr int kAcross = 3;
 // Lines with the same sum that can reach a point: at most.
 template <int D>
-constexpr int kLinesPerSum = D == 2 ? 1 : D == 3 ? kAcross : kAcross * kAcross;
+constexpr int kLinesPerSum = D == 2   ? 1
+                             : D == 3 ? kAcross
+                                      : kAcross * kAcross;
 // The same, without those that lie too far along the constant axes already: points of Z^2 in an open disc, at most.
 template <int D>
-constexpr int kReachedPerSum = D == 2 ? 1 : D == 3 ? kAcross : 7;
+constexpr int kReachedPerSum = D == 2   ? 1
+                               : D == 3 ? kAcross
+                                        : 7;
 // How much sum(p) grows from one sum(v) to the next, and how far a kernel reaches in it.
 template <int D>
 constexpr double kSumSpacing = 1 + D * Lattice<D>::squish;
 template <int D>
-constexpr double kSumReach = D == 2 ? 2.0 : D == 3 ? 2.449489742783178 : 2.8284271247461903;
+constexpr double kSumReach = D == 2   ? 2.0
+                             : D == 3 ? 2.449489742783178
+                                      : 2.8284271247461903;
 // What the halved attenuation leaves of the divisor.
 template <int D>
 constexpr double kLineScale = 16 / Lattice<D>::norm;
@@ -173,7 +179,8 @@ DN_HD T gather(const double* p, const LatticeTable<D, T>& table) {
             const T left = line(slot, across);
             const double here = foot - 0.5 * step, below = std::floor(here);
             T u = static_cast<T>(here - below);
-            std::int64_t v[4] = {static_cast<std::int64_t>(below), 0, first[0] + slot % kAcross, first[1] + slot / kAcross};
+            std::int64_t v[4] = {static_cast<std::int64_t>(below), 0, first[0] + slot % kAcross,
+                                 first[1] + slot / kAcross};
             for (int point = 0; point < 2; ++point, ++v[0], u -= 1) {
                 v[1] = rest - step - v[0];
                 const Gradient<T>& gradient = table.at(v);

@@ -2,8 +2,8 @@
 
 // GPU: the seeded shuffle of opensimplex.h, 256 entries at a time instead of one after the other.
 //
-// The shuffle is, for i = 255 .. 0: table[i] = source[r_i]; source[r_i] = source[i]. So what it finds at a place was put
-// there by the last step before it that wrote there, which took it from a place of its own, and so on: every thread
+// The shuffle is, for i = 255 .. 0: table[i] = source[r_i]; source[r_i] = source[i]. So what it finds at a place was
+// put there by the last step before it that wrote there, which took it from a place of its own, and so on: every thread
 // follows one entry back to where it came from.
 
 #include "opensimplex.h"
@@ -33,7 +33,8 @@ DN_HD std::uint64_t shuffle_state(std::int64_t seed, int steps) {
 template <class Block>
 DN_HD void permutation_block(const Block& block, const BlockIndex& at, const std::int64_t* seeds, std::int64_t channels,
                              ShuffleMemory& memory, std::uint8_t* tables) {
-    const unsigned sample = at.x / static_cast<unsigned>(channels), channel = at.x - sample * static_cast<unsigned>(channels);
+    const unsigned sample = at.x / static_cast<unsigned>(channels),
+                   channel = at.x - sample * static_cast<unsigned>(channels);
     const std::int64_t seed = channel_seed(seeds[sample], channel);
     block.over(256, [&](int i) {
         const std::int64_t state = static_cast<std::int64_t>(shuffle_state(seed, 259 - i) + 31);

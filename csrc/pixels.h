@@ -1,6 +1,7 @@
 #pragma once
 
-// GPU: where a batch of grids lies, the leading arguments of every noise op on pixels. The kernels read them, not the host.
+// GPU: where a batch of grids lies, the leading arguments of every noise op on pixels. The kernels read them, not the
+// host.
 
 #include <cstdint>
 

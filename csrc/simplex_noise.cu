@@ -3,8 +3,9 @@
 namespace diffnoise {
 namespace {
 
-Tensor simplex_noise(Tensor seeds, Tensor t, Tensor origins, int64_t channels, int64_t height, int64_t width, int64_t dims,
-                     int64_t octaves, double persistence, double wavelength, double gain, bool shift, ScalarType dtype) {
+Tensor simplex_noise(Tensor seeds, Tensor t, Tensor origins, int64_t channels, int64_t height, int64_t width,
+                     int64_t dims, int64_t octaves, double persistence, double wavelength, double gain, bool shift,
+                     ScalarType dtype) {
     const DeviceGrid grid(seeds, t, origins, channels, height, width);
     STD_TORCH_CHECK(dims >= 2 && dims <= 4, "dims must be 2, 3 or 4, but is ", dims, ".");
     STD_TORCH_CHECK(wavelength > 0, "wavelength must be positive.");

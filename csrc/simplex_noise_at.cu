@@ -1,15 +1,15 @@
-#include "simplex_noise_at_block.h"
-
 #include "cuda_simplex.h"
+#include "simplex_noise_at_block.h"
 
 namespace diffnoise {
 namespace {
 
 template <int D, class T>
-__global__ void __launch_bounds__(kThreads) simplex_points_kernel(const Points points, const FractalSum fractal,
-                                                                  const std::uint8_t* permutations, const Output<T> out) {
+__global__ void __launch_bounds__(kThreads)
+    simplex_points_kernel(unsigned rows, const Points points, const FractalSum fractal,
+                          const std::uint8_t* permutations, const Output<T> out) {
     __shared__ LatticeTable<D, T> table;
-    simplex_points_block(Block(), block_index(), points, fractal, permutations, table, out);
+    simplex_points_block(Block(), block_index(rows), points, fractal, permutations, table, out);
 }
 
 Tensor simplex_noise_at(Tensor points, Tensor seeds, int64_t octaves, double persistence, double gain, bool shift,
@@ -31,7 +31,9 @@ Tensor simplex_noise_at(Tensor points, Tensor seeds, int64_t octaves, double per
     const FractalSum fractal{octaves, persistence, 1, gain, shift};
     dispatch_output(out, dtype, [&](auto output, auto zero) {
         using T = decltype(zero);
-        const auto run = [&](auto kernel) { launch(kernel, {batch * blocks}, 0, at, fractal, permutations.data(), output); };
+        const auto run = [&](auto kernel) {
+            launch(kernel, {batch * blocks}, 0, at, fractal, permutations.data(), output);
+        };
         if (dims == 2) run(simplex_points_kernel<2, T>);
         if (dims == 3) run(simplex_points_kernel<3, T>);
         if (dims == 4) run(simplex_points_kernel<4, T>);

@@ -20,10 +20,12 @@ struct Points {
 
 // permutations: [B, 256].
 template <int D, class T, class Block, class Out>
-DN_HD void simplex_points_block(const Block& block, const BlockIndex& at, const Points& points, const FractalSum& fractal,
-                                const std::uint8_t* permutations, LatticeTable<D, T>& table, const Out& out) {
+DN_HD void simplex_points_block(const Block& block, const BlockIndex& at, const Points& points,
+                                const FractalSum& fractal, const std::uint8_t* permutations, LatticeTable<D, T>& table,
+                                const Out& out) {
     const unsigned sample = at.x / points.blocks;
-    const std::int64_t first = std::int64_t{at.x - sample * points.blocks} * kPointsPerBlock, seed = points.seeds[sample];
+    const std::int64_t first = std::int64_t{at.x - sample * points.blocks} * kPointsPerBlock,
+                       seed = points.seeds[sample];
     block.over(256, [&](int i) { table.set(i, permutations[std::int64_t{sample} * 256 + i]); });
     block.barrier();
     block.over(kPointsPerBlock, [&](int i) {
@@ -31,8 +33,9 @@ DN_HD void simplex_points_block(const Block& block, const BlockIndex& at, const 
         const std::int64_t point = sample * points.count + first + i;
         double place[D];
         for (int axis = 0; axis < D; ++axis) {
-            place[axis] = points.is_double ? static_cast<const double*>(points.data)[point * D + axis]
-                                           : static_cast<double>(static_cast<const float*>(points.data)[point * D + axis]);
+            place[axis] = points.is_double
+                              ? static_cast<const double*>(points.data)[point * D + axis]
+                              : static_cast<double>(static_cast<const float*>(points.data)[point * D + axis]);
         }
         double amplitude = fractal.gain * kLineScale<D>, scale = 1;
         T sum = 0;

@@ -2,10 +2,10 @@
 
 // GPU: fractal OpenSimplex on a tile of pixels, by one block of threads.
 //
-// Per octave the block finds the lattice lines (lattice_lines.h) that reach the tile and hashes the lattice points on them
-// into shared memory; then every thread adds up the lines that reach its pixels. A thread has two runs of four pixels along
-// (1, 1), across the lines, so that the four have the same foot on every line and share its two lattice points. Runs of
-// about the same x + y share a list of lines.
+// Per octave the block finds the lattice lines (lattice_lines.h) that reach the tile and hashes the lattice points on
+// them into shared memory; then every thread adds up the lines that reach its pixels. A thread has two runs of four
+// pixels along (1, 1), across the lines, so that the four have the same foot on every line and share its two lattice
+// points. Runs of about the same x + y share a list of lines.
 //
 // Tiles and runs lie at absolute places: x - (y mod 4) and y of a tile's pixels begin at multiples of 32. All rounding
 // depends on the pixel, then, not on the image that shows it.
@@ -30,16 +30,18 @@ constexpr int kLeastDifference = kRun - kTile, kLargestDifference = kTile - 1;
 constexpr int kTileBytes = 56 << 10;
 
 template <class T>
-struct alignas(2 * sizeof(T)) LineHeader {
+struct alignas(4 * sizeof(T)) LineHeader {
     double across;  // of the tile's first pixel
-    T along, left;  // u - 1/2 of the tile's first pixel, its foot lying above v[0]; the attenuation at the foot, but for across
+    T along, left;  // u - 1/2 of the tile's first pixel, its foot lying above v[0]; the attenuation at the foot, but
+                    // for across
     T d[2];         // offsets along the constant axes
+    std::uint32_t vertex;  // index of the line's middle, less kShifterBits
     std::int32_t v[4];
 };
 template <class T>
 struct alignas(4 * sizeof(T)) NearLine {
     T along, across, left;
-    std::uint32_t vertex;  // index of the line's middle, less kShifterBits
+    std::uint32_t vertex;
 };
 template <class T>
 struct alignas(2 * sizeof(T)) LineVertex {
@@ -66,7 +68,7 @@ template <int D, class T>
 struct TilePlan {
     static constexpr int kMostOctaves = 32;
     int octaves = 0;
-    int list_slots = 0;                       // lines that a list can hold
+    int list_slots = 0;                          // lines that a list can hold
     int headers_at = 0, vertices_at = 0, bytes;  // in shared memory, after the tables and the lists; in all
     TileOctave<T> octave[kMostOctaves];
 
@@ -76,8 +78,8 @@ struct TilePlan {
 template <int D, class T>
 struct alignas(32) TileTables {
     LatticeTable<D, T> lattice;
-    // Of every octave: the tile's first pixel in wavelengths, its sum in units of the lines' spacing past the first line, and
-    // the sum of the first line.
+    // Of every octave: the tile's first pixel in wavelengths, its sum in units of the lines' spacing past the first
+    // line, and the sum of the first line.
     double corner[TilePlan<D, T>::kMostOctaves][D];
     float past_first[TilePlan<D, T>::kMostOctaves];
     std::int64_t first_sum[TilePlan<D, T>::kMostOctaves];
@@ -114,8 +116,9 @@ TilePlan<D, T>::TilePlan(const FractalSum& fractal) : bytes(sizeof(TileTables<D,
         // With 16 digits, so that its product with a difference of pixels is exact.
         int exponent;
         const double digits = std::frexp(0.5 * step, &exponent);
-        next.coarse = std::is_same_v<T, double> ? next.half_step
-                                                : static_cast<T>(std::ldexp(std::floor(std::ldexp(digits, 16)), exponent - 16));
+        next.coarse = std::is_same_v<T, double>
+                          ? next.half_step
+                          : static_cast<T>(std::ldexp(std::floor(std::ldexp(digits, 16)), exponent - 16));
         next.rest = static_cast<T>(0.5 * step - static_cast<double>(next.coarse));
         next.scale = static_cast<T>(amplitude * kLineScale<D>);
         next.sums = count_sums<D>(kTileSpan * step);
@@ -149,8 +152,8 @@ struct TilePlace {
     DN_HD bool shows(int x, int y) const { return left <= x && x < right && top <= y && y < bottom; }
 };
 
-// Where a thread's runs begin: x - (y mod 4) and y from the tile's first pixel. A warp has 8 columns, 4 runs of rows at a
-// time.
+// Where a thread's runs begin: x - (y mod 4) and y from the tile's first pixel. A warp has 8 columns, 4 runs of rows at
+// a time.
 DN_HD int run_column(int thread) { return (thread >> 5) * 8 + (thread & 7); }
 DN_HD int run_row(int thread, int run) { return (run * 4 + (thread >> 3 & 3)) * kRun; }
 
@@ -177,7 +180,7 @@ DN_HD double nearest(double x, std::uint32_t& bits) {
 
 // The slot-th line of an octave, seen from the tile's first pixel.
 template <int D, class T>
-DN_HD LineHeader<T> make_header(const double* corner, std::int64_t first, int slot) {
+DN_HD LineHeader<T> make_header(const TileOctave<T>& octave, const double* corner, std::int64_t first, int slot) {
     LineHeader<T> header{};
     const std::int64_t sum = first + slot / kLinesPerSum<D>;
     const double shift = Lattice<D>::squish * static_cast<double>(sum);
@@ -197,6 +200,7 @@ DN_HD LineHeader<T> make_header(const double* corner, std::int64_t first, int sl
     header.across = 0.5 * (corner[0] + corner[1]) - half_rest - shift;
     header.along = static_cast<T>(foot - middle - 0.5);
     header.left = static_cast<T>(left);
+    header.vertex = static_cast<std::uint32_t>(slot * octave.run + octave.before) - kShifterBits<T>;
     header.v[0] = static_cast<std::int32_t>(static_cast<std::int64_t>(middle));
     header.v[1] = static_cast<std::int32_t>(rest - static_cast<std::int64_t>(middle));
     return header;
@@ -222,17 +226,16 @@ DN_HD void make_list(const TileOctave<T>& octave, const TileMemory<D, T>& memory
     int slot = static_cast<int>(first > 0 ? first : 0) * kLinesPerSum<D>;
     const int all = octave.sums * kLinesPerSum<D>, window = slot + (octave.list_sums + 1) * kLinesPerSum<D>;
     const LineHeader<T>* header = memory.headers() + slot;
-    NearLine<T>* near = memory.near(list);
-    int length = 0;
+    NearLine<T>* const near = memory.near(list);
+    NearLine<T>* const full = near + memory.list_slots();
+    NearLine<T>* next = near;
     for (const int end = window < all ? window : all; slot < end; ++slot, ++header) {
         const T across = static_cast<T>(header->across + low), farther = across + extent;
         const T distance = across > 0 ? across : farther < 0 ? farther : 0;
-        if (distance * distance < header->left && length < memory.list_slots()) {
-            near[length++] = {header->along, across, header->left,
-                              static_cast<std::uint32_t>(slot * octave.run + octave.before) - kShifterBits<T>};
-        }
+        if (distance * distance < header->left && next < full)
+            *next++ = {header->along, across, header->left, header->vertex};
     }
-    tables.length[list] = length;
+    tables.length[list] = static_cast<int>(next - near);
 }
 
 // Adds an octave to the pixels of one run.
@@ -285,15 +288,15 @@ DN_HD void add_tile(const Block& block, const TilePlan<D, T>& plan, const Fracta
         double total = 0;
         for (int axis = 0; axis < D; ++axis) total += corner[axis];
         tables.first_sum[i] = first_sum<D>(total);
-        tables.past_first[i] = static_cast<float>((total - kSumReach<D>) / kSumSpacing<D> -
-                                                  static_cast<double>(tables.first_sum[i]));
+        tables.past_first[i] =
+            static_cast<float>((total - kSumReach<D>) / kSumSpacing<D> - static_cast<double>(tables.first_sum[i]));
     });
     block.barrier();
     for (int i = 0; i < plan.octaves; ++i) {
         const TileOctave<T>& octave = plan.octave[i];
         const unsigned slots = octave.sums * kLinesPerSum<D>, run = octave.run;
         block.over(slots, [&](int slot) {
-            memory.headers()[slot] = make_header<D, T>(tables.corner[i], tables.first_sum[i], slot);
+            memory.headers()[slot] = make_header<D>(octave, tables.corner[i], tables.first_sum[i], slot);
         });
         block.barrier();
         block.over(slots * run, [&](unsigned vertex) {
@@ -349,9 +352,9 @@ inline double farthest_coordinate(const FractalSum& fractal) {
     return farthest < 0x1p62 ? farthest : 0x1p62;
 }
 
-// Makes a tile of a map, counted from the map's first pixel, and calls store(i, map, y, x, value) for its pixels: i counts
-// elements of the output, y and x are absolute. permutations: [B, 256] with four dimensions, else [B, C, 256]. A sample
-// with a coordinate of `farthest` or beyond becomes NaN.
+// Makes a tile of a map, counted from the map's first pixel, and calls store(i, map, y, x, value) for its pixels: i
+// counts elements of the output, y and x are absolute. permutations: [B, 256] with four dimensions, else [B, C, 256]. A
+// sample with a coordinate of `farthest` or beyond becomes NaN.
 template <int D, class T, class Block, class Store>
 DN_HD void simplex_block(const Block& block, const BlockIndex& at, const Pixels& pixels, const FractalSum& fractal,
                          const TilePlan<D, T>& plan, double farthest, const std::uint8_t* permutations,

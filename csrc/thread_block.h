@@ -1,7 +1,7 @@
 #pragma once
 
-// GPU: what the body of a kernel knows of the block of threads that runs it. The bodies are templates over it, so that the
-// tests run them on the CPU, too.
+// GPU: what the body of a kernel knows of the block of threads that runs it. The bodies are templates over it, so that
+// the tests run them on the CPU, too.
 
 #include <cstdint>
 

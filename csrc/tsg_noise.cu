@@ -1,6 +1,5 @@
-#include "tsg_noise_block.h"
-
 #include "cuda_simplex.h"
+#include "tsg_noise_block.h"
 
 namespace diffnoise {
 namespace {

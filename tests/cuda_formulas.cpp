@@ -1,6 +1,7 @@
-// The bodies of the CUDA kernels, run on the CPU: every thread of a block is a fiber that runs from one barrier to the next, one
-// after the other in an order that the caller chooses (0: forwards, 1: backwards, else shuffled). Where a barrier is missing,
-// some order finds memory that is not yet written, or not any more. Shared memory begins full of NaNs and wild indices.
+// The bodies of the CUDA kernels, run on the CPU: every thread of a block is a fiber that runs from one barrier to the
+// next, one after the other in an order that the caller chooses (0: forwards, 1: backwards, else shuffled). Where a
+// barrier is missing, some order finds memory that is not yet written, or not any more. Shared memory begins full of
+// NaNs and wild indices.
 
 #include <ucontext.h>
 
@@ -147,11 +148,13 @@ struct Grid {
     unsigned maps() const { return count(batch * pixels.channels); }
 };
 
-std::vector<std::uint8_t> permutations(const std::int64_t* seeds, std::int64_t batch, std::int64_t channels, int order) {
+std::vector<std::uint8_t> permutations(const std::int64_t* seeds, std::int64_t batch, std::int64_t channels,
+                                       int order) {
     std::vector<std::uint8_t> tables(batch * channels * 256);
-    launch(order, {count(batch * channels), 1, 1}, sizeof(ShuffleMemory), [&](const auto& block, const auto& at, auto* shared) {
-        permutation_block(block, at, seeds, channels, *reinterpret_cast<ShuffleMemory*>(shared), tables.data());
-    });
+    launch(order, {count(batch * channels), 1, 1}, sizeof(ShuffleMemory),
+           [&](const auto& block, const auto& at, auto* shared) {
+               permutation_block(block, at, seeds, channels, *reinterpret_cast<ShuffleMemory*>(shared), tables.data());
+           });
     return tables;
 }
 
@@ -162,7 +165,8 @@ int fractal_simplex(const Grid& grid, const FractalSum& fractal, int order, cons
     const TilePlan<D, T> plan(fractal);
     launch(order, {grid.maps(), count(tile_rows(pixels.height)), count(tile_columns(pixels.width))}, plan.bytes,
            [&](const auto& block, const auto& at, auto* shared) {
-               simplex_block<D, T>(block, at, pixels, fractal, plan, farthest_coordinate(fractal), tables.data(), shared, store);
+               simplex_block<D, T>(block, at, pixels, fractal, plan, farthest_coordinate(fractal), tables.data(),
+                                   shared, store);
            });
     return plan.octaves;
 }
@@ -259,9 +263,11 @@ void simplex_noise_at(const Points* points, std::int64_t batch, int dims, int is
     at_points.blocks = count((points->count + kPointsPerBlock - 1) / kPointsPerBlock);
     with_dims(dims, is_double, [&](auto d, auto zero) {
         using Table = LatticeTable<decltype(d)::value, decltype(zero)>;
-        launch(order, {count(batch) * at_points.blocks, 1, 1}, sizeof(Table), [&](const auto& block, const auto& at, auto* shared) {
-            simplex_points_block(block, at, at_points, *fractal, tables.data(), *reinterpret_cast<Table*>(shared), Out{out});
-        });
+        launch(order, {count(batch) * at_points.blocks, 1, 1}, sizeof(Table),
+               [&](const auto& block, const auto& at, auto* shared) {
+                   simplex_points_block(block, at, at_points, *fractal, tables.data(),
+                                        *reinterpret_cast<Table*>(shared), Out{out});
+               });
     });
 }
 }
