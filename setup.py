@@ -47,7 +47,9 @@ def find_nvcc():
 def build_cuda(build, extension, nvcc, include_paths, library_paths):
     """Compiles and links the CUDA library by nvcc alone: torch's own way to do so refuses where torch is built for the CPU."""
     target, objects = Path(build.get_ext_fullpath(CUDA)), Path(build.build_temp) / "cuda"
-    archs = sorted(os.environ.get("DIFFNOISE_CUDA_ARCHS", CUDA_ARCHS).replace(",", ";").split(";"), key=int)
+    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
+    default = ";".join(arch for arch in CUDA_ARCHS.split(";") if f"compute_{arch}\n" in known) or "80"
+    archs = sorted((os.environ.get("DIFFNOISE_CUDA_ARCHS") or default).replace(",", ";").split(";"), key=int)
     flags = [
         "-O3", "-std=c++20", "--expt-relaxed-constexpr", "-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={STABLE_ABI}",
         f"-gencode=arch=compute_{archs[0]},code=[{','.join(f'sm_{arch}' for arch in archs)},compute_{archs[0]}]",

@@ -5,7 +5,9 @@
 
 namespace diffnoise {
 
-Level isa_level() {
+namespace {
+
+Level find_level() {
 #if defined(__x86_64__) && defined(__GNUC__)
     const char* asked = std::getenv("DIFFNOISE_ISA");
     const std::string_view limit = asked ? asked : "avx512";
@@ -14,6 +16,13 @@ Level isa_level() {
     if (__builtin_cpu_supports("x86-64-v3")) return Level::avx2;
 #endif
     return Level::baseline;
+}
+
+}  // namespace
+
+Level isa_level() {
+    static const Level level = find_level();  // for good: all loops run at the level that was reported
+    return level;
 }
 
 }  // namespace diffnoise

@@ -60,7 +60,7 @@ void run_baseline(A&&... arguments) {
 template <class Loop, class... A>
 void run_best(A&&... arguments) {
 #if defined(__x86_64__) && defined(__GNUC__)
-    static const Level level = isa_level();
+    const Level level = isa_level();
     if (level == Level::avx512) return run_avx512<Loop>(arguments...);
     if (level == Level::avx2) return run_avx2<Loop>(arguments...);
 #endif

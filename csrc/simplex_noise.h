@@ -109,9 +109,9 @@ void for_each_tile(const Grid& grid, const F& make) {
     });
 }
 
-// Throws where the lattice's indices are no longer exact in double, and the walk over them need not end.
+// Throws where coordinates have so few digits left behind the point that they eat up the margin of every reach.
 inline void check_reach(const Grid& grid, bool has_t, int64_t octaves, double wavelength) {
-    const double largest = std::ldexp(wavelength, 50 - static_cast<int>(std::min<int64_t>(octaves, 2000)));
+    const double largest = std::ldexp(wavelength, 36 - static_cast<int>(std::min<int64_t>(octaves, 2000)));
     const auto check = [&](const char* name, int64_t low, int64_t length) {
         const double far = std::max(-static_cast<double>(low), static_cast<double>(low) + static_cast<double>(length));
         STD_TORCH_CHECK(far < largest, name, " reaches ", far, ", too far for the lattice of the finest octave.");

@@ -109,9 +109,9 @@ template <class Isa, int Lanes, int D, class T>
 DN_HD void add_stencils(const Plane<D>& plane, const Bounds& bounds, const Tile<T>& tile, T* weights) {
     const ScaledGradients<D, T> gradients(plane.amplitude);
     const std::int64_t pixels = static_cast<std::int64_t>(plane.wavelength);
-    // Points of a family that lie a whole column apart share an aligned stencil; one after the other they do not wait
-    // for each other's sums.
-    const int period = Lanes % pixels == 0 ? static_cast<int>(Lanes / pixels) : 1;
+    // Points of a family that lie a whole column apart share an aligned stencil; one after the other they do not wait for
+    // each other's sums. The period is the same for every register, as it decides the order of the sum.
+    const int period = kTileAlignment % pixels == 0 ? static_cast<int>(kTileAlignment / pixels) : 1;
     // A disc that fits a column whatever its place need not be aligned, and one stencil serves all points.
     const bool aligned =
         2 * std::sqrt(kRadiusSquared) * plane.wavelength + 1 > Lanes && (Lanes % pixels == 0 || pixels % Lanes == 0);

@@ -33,11 +33,11 @@ def _check_arguments(
     if not sigma > 0 or patch < 1:
         raise ValueError(f"sigma must be positive and patch at least 1, but are {sigma} and {patch}.")
     corner = sum(((-(-length // patch) - 1) / 2) ** 2 for length in (full_height, full_width))
-    shortest = wavelength * math.exp(-corner / (2 * sigma**2))
+    shortest = math.log2(wavelength) - corner / sigma / sigma / 2 / math.log(2)  # its logarithm, which cannot overflow
     # Beyond this the octaves' coordinates have too few digits left behind the point, and in the end they are infinite.
-    if max(full_height, full_width) * 2.0 ** (octaves - 1) > shortest * 2.0**40:
+    if math.log2(max(full_height, full_width)) + octaves - 1 > shortest + 36:
         raise ValueError(
-            f"The wavelength of KTs falls to {shortest:.1e} pixels in the corners of a {full_height} x {full_width} image; "
+            f"The wavelength of KTs falls to {2.0**shortest:.1e} pixels in the corners of a {full_height} x {full_width} image; "
             f"raise sigma, which is {sigma} patches of {patch} pixels."
         )
 
