@@ -16,11 +16,11 @@ namespace diffnoise::gather {
 template <class Isa, int D, class T>
 DN_HD void place_points(const Batch<double>* p, bool original, Places<D>& places, Batch<T>* from_base) {
     alignas(64) Batch<std::int32_t> key[D + 1], first_place;
-    constexpr int doubles = kRegister<Isa> / sizeof(double), integers = kRegister<Isa> / sizeof(std::int32_t);
-    using Doubles = Vector<double, doubles>;
-    using Few = Vector<std::int32_t, doubles>;
-    using Values = Vector<T, doubles>;
-    using Integers = Vector<std::int32_t, integers>;
+    constexpr int doubles = Isa::bytes / sizeof(double), integers = Isa::bytes / sizeof(std::int32_t);
+    using Doubles = Lanes<double, doubles>;
+    using Few = Lanes<std::int32_t, doubles>;
+    using Values = Lanes<T, doubles>;
+    using Integers = Lanes<std::int32_t, integers>;
     for (int i = 0; i < kBatch; i += doubles) {
         Doubles point[D];
         for (int axis = 0; axis < D; ++axis) point[axis] = load<Doubles>(p[axis] + i);
@@ -69,12 +69,12 @@ DN_HD void add_lattice_sums(const Batch<double>* p, double amplitude, const Hash
     find_gradients<Isa>(places, tables, original, gradients);
 
     // A register of integers goes with one of floats or two of doubles.
-    constexpr int length = kRegister<Isa> / sizeof(std::int32_t), parts = sizeof(T) / sizeof(std::int32_t);
+    constexpr int length = Isa::bytes / sizeof(std::int32_t), parts = sizeof(T) / sizeof(std::int32_t);
     constexpr int part_length = length / parts;
-    using Integers = Vector<std::int32_t, length>;
-    using Floats = Vector<T, part_length>;
+    using Integers = Lanes<std::int32_t, length>;
+    using Floats = Lanes<T, part_length>;
     union Converted {
-        Vector<T, length> whole;
+        Lanes<T, length> whole;
         Floats part[parts];
     };
     const T squish = static_cast<T>(kSquish<D>), squish_of_ones = static_cast<T>(D * kSquish<D>),
@@ -89,8 +89,8 @@ DN_HD void add_lattice_sums(const Batch<double>* p, double amplitude, const Hash
             Converted offset[D], component[D];
 #pragma GCC unroll 4
             for (int axis = 0; axis < D; ++axis) {
-                offset[axis].whole = __builtin_convertvector(offsets.along(axis, picked), Vector<T, length>);
-                component[axis].whole = __builtin_convertvector(packed << 8 * (D - 1 - axis) >> 24, Vector<T, length>);
+                offset[axis].whole = __builtin_convertvector(offsets.along(axis, picked), Lanes<T, length>);
+                component[axis].whole = __builtin_convertvector(packed << 8 * (D - 1 - axis) >> 24, Lanes<T, length>);
             }
 #pragma GCC unroll 2
             for (int part = 0; part < parts; ++part) {

@@ -21,17 +21,13 @@ constexpr int kBatch = 64;
 template <class T>
 using Batch = T[kBatch];
 
-template <class Isa>
-constexpr int kRegister = std::is_same_v<Isa, Avx512> ? 64
-                          : std::is_same_v<Isa, Avx2> ? 32
-                                                      : 16;
-
+// A vector that may be a template's argument, unlike those of vector.h.
 template <class T, int length>
-struct VectorOf {
+struct LanesOf {
     typedef T type __attribute__((vector_size(length * sizeof(T))));
 };
 template <class T, int length>
-using Vector = typename VectorOf<T, length>::type;
+using Lanes = typename LanesOf<T, length>::type;
 
 template <class V, class T>
 DN_HD V load(const T* from) {
@@ -133,8 +129,8 @@ DN_HD void find_gradients_singly(const Places<D>& places, const HashTables<D>& t
                                  PackedGradients<D>& gradients) {
     const WordVectors<D>& words = original ? kOriginalWords<D> : kAllWords<D>;
     const int count = original ? Corners<D>::original_count : Corners<D>::count;
-    constexpr int length = kRegister<Isa> / sizeof(std::int32_t);
-    using Integers = Vector<std::int32_t, length>;
+    constexpr int length = Isa::bytes / sizeof(std::int32_t);
+    using Integers = Lanes<std::int32_t, length>;
     for (int n = 0; n < count; ++n) {
         alignas(64) Batch<std::int32_t> index[D];
         for (int i = 0; i < kBatch; i += length) {
