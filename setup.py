@@ -60,7 +60,7 @@ def build_cuda(build, extension, nvcc, include_paths, library_paths):
     def compiled(source):
         output = objects / f"{Path(source).stem}.o"
         newest = max(os.path.getmtime(path) for path in [source, *extension.depends])
-        if build.force or not output.exists() or output.stat().st_mtime < newest:
+        if not output.exists() or output.stat().st_mtime < newest:
             subprocess.run([nvcc, *flags, "-c", source, "-o", output], check=True)
         return output
 
