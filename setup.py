@@ -5,6 +5,7 @@ DIFFNOISE_NATIVE=0: none of them. DIFFNOISE_CUDA=0|1: without or with the CUDA k
 """
 
 import os
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -47,9 +48,8 @@ def find_nvcc():
 def build_cuda(build, extension, nvcc, include_paths, library_paths):
     """Compiles and links the CUDA library by nvcc alone: torch's own way to do so refuses where torch is built for the CPU."""
     target, objects = Path(build.get_ext_fullpath(CUDA)), Path(build.build_temp) / "cuda"
-    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
-    default = ";".join(arch for arch in CUDA_ARCHS.split(";") if f"compute_{arch}\n" in known) or "80"
-    archs = sorted((os.environ.get("DIFFNOISE_CUDA_ARCHS") or default).replace(",", ";").split(";"), key=int)
+    wish = filter(None, re.split("[;, ]", os.environ.get("DIFFNOISE_CUDA_ARCHS", CUDA_ARCHS)))
+    archs = sorted(wish, key=lambda arch: int(re.sub("[a-z]", "", arch)))
     flags = [
         "-O3", "-std=c++20", "--expt-relaxed-constexpr", "-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={STABLE_ABI}",
         f"-gencode=arch=compute_{archs[0]},code=[{','.join(f'sm_{arch}' for arch in archs)},compute_{archs[0]}]",
@@ -60,7 +60,7 @@ def build_cuda(build, extension, nvcc, include_paths, library_paths):
     def compiled(source):
         output = objects / f"{Path(source).stem}.o"
         newest = max(os.path.getmtime(path) for path in [source, *extension.depends])
-        if build.force or not output.exists() or output.stat().st_mtime < newest:
+        if not output.exists() or output.stat().st_mtime < newest:
             subprocess.run([nvcc, *flags, "-c", source, "-o", output], check=True)
         return output
 

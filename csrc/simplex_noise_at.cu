@@ -13,7 +13,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 Tensor simplex_noise_at(Tensor points, Tensor seeds, int64_t octaves, double persistence, double gain, bool shift,
-                        ScalarType dtype) {
+                        bool original, ScalarType dtype) {
+    STD_TORCH_CHECK(!original, "original is not available on CUDA; move points and seeds to the CPU.");
     STD_TORCH_CHECK(points.dim() == 3 && points.size(2) >= 2 && points.size(2) <= 4,
                     "points must have shape [B, N, D] with D = 2, 3 or 4.");
     const int64_t batch = points.size(0), count = points.size(1), dims = points.size(2);
