@@ -48,7 +48,11 @@ def find_nvcc():
 def build_cuda(build, extension, nvcc, include_paths, library_paths):
     """Compiles and links the CUDA library by nvcc alone: torch's own way to do so refuses where torch is built for the CPU."""
     target, objects = Path(build.get_ext_fullpath(CUDA)), Path(build.build_temp) / "cuda"
-    wish = filter(None, re.split("[;, ]", os.environ.get("DIFFNOISE_CUDA_ARCHS", CUDA_ARCHS)))
+    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
+    default = [
+        arch for arch in CUDA_ARCHS.split(";") if f"compute_{arch}" in known
+    ]  # an older nvcc does without the newest
+    wish = list(filter(None, re.split("[;, ]", os.environ.get("DIFFNOISE_CUDA_ARCHS", "")))) or default
     archs = sorted(wish, key=lambda arch: int(re.sub("[a-z]", "", arch)))
     flags = [
         "-O3", "-std=c++20", "--expt-relaxed-constexpr", "-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={STABLE_ABI}",

@@ -242,7 +242,8 @@ torch.save([getattr(ops, name)(*arguments) for name, arguments in calls], sys.ar
 @needs_native
 @pytest.mark.parametrize("isa", ("avx2", "baseline"))
 def test_lower_instruction_sets(isa, tmp_path):
-    cases = [(name, i) for name in ("gaussian_noise", "gmm_noise") for i in range(len(samples()[name]))]
+    noises = ("gaussian_noise", "gmm_noise", "simplex_noise", "simplex_noise_at", "tsg_noise", "kts_noise")
+    cases = [(name, i) for name in noises for i in range(len(samples()[name]))]
     torch.save([(name, samples()[name][i]) for name, i in cases], tmp_path / "calls")
     command = [sys.executable, "-c", IN_A_PROCESS_OF_ITS_OWN, tmp_path / "calls", tmp_path / "values"]
     subprocess.run(command, env=os.environ | {"DIFFNOISE_ISA": isa}, cwd=Path(__file__).parents[1], check=True)
