@@ -45,14 +45,22 @@ def find_nvcc():
     return None if wish == "0" else nvcc
 
 
+def run_nvcc(nvcc, *arguments, **options):
+    done = subprocess.run([nvcc, *map(str, arguments)], text=True, **options)
+    if done.returncode:
+        raise SystemExit(
+            f"diffnoise: {nvcc} failed (see above; CUDA 12 or later is needed). Mend the toolkit, or set DIFFNOISE_CUDA=0 to build "
+            "without the CUDA kernels: their ops then run their PyTorch references on a GPU."
+        )
+    return done.stdout
+
+
 def build_cuda(build, extension, nvcc, include_paths, library_paths):
     """Compiles and links the CUDA library by nvcc alone: torch's own way to do so refuses where torch is built for the CPU."""
     target, objects = Path(build.get_ext_fullpath(CUDA)), Path(build.build_temp) / "cuda"
-    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
-    default = [
-        arch for arch in CUDA_ARCHS.split(";") if f"compute_{arch}" in known
-    ]  # an older nvcc does without the newest
-    wish = list(filter(None, re.split("[;, ]", os.environ.get("DIFFNOISE_CUDA_ARCHS", "")))) or default
+    known = run_nvcc(nvcc, "--list-gpu-arch", capture_output=True).split()
+    newest = [arch for arch in CUDA_ARCHS.split(";") if f"compute_{arch}" in known]  # that this nvcc knows
+    wish = list(filter(None, re.split("[;, ]", os.environ.get("DIFFNOISE_CUDA_ARCHS", "")))) or newest
     archs = sorted(wish, key=lambda arch: int(re.sub("[a-z]", "", arch)))
     flags = [
         "-O3", "-std=c++20", "--expt-relaxed-constexpr", "-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={STABLE_ABI}",
@@ -60,21 +68,26 @@ def build_cuda(build, extension, nvcc, include_paths, library_paths):
         "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra", *(["-Werror=all-warnings"] if STRICT else []),
         *(f"-isystem={path}" for path in include_paths),
     ]  # fmt: skip
+    # Objects are kept for as long as sources, compiler and flags stay.
+    made_by, how = objects / "made_by", "\n".join([run_nvcc(nvcc, "--version", capture_output=True), *flags])
+    if not made_by.exists() or made_by.read_text() != how:
+        shutil.rmtree(objects, ignore_errors=True)
+        objects.mkdir(parents=True)
+        made_by.write_text(how)
 
     def compiled(source):
         output = objects / f"{Path(source).stem}.o"
-        newest = max(os.path.getmtime(path) for path in [source, *extension.depends])
-        if not output.exists() or output.stat().st_mtime < newest:
-            subprocess.run([nvcc, *flags, "-c", source, "-o", output], check=True)
+        changed = max(os.path.getmtime(path) for path in [source, *extension.depends])
+        if not output.exists() or output.stat().st_mtime < changed:
+            run_nvcc(nvcc, *flags, "-c", source, "-o", output)
         return output
 
-    objects.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         files = list(pool.map(compiled, extension.sources))
     # libtorch.so brings libtorch_cuda.so along where torch is built for CUDA; CUDA's own runtime is linked in.
     torch = [*(f"-L{path}" for path in library_paths), "-Xlinker=--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"]
-    subprocess.run([nvcc, "-shared", "-cudart=static", *files, *torch, "-o", target], check=True)
+    run_nvcc(nvcc, "-shared", "-cudart=static", *files, *torch, "-o", target)
 
 
 def native():
@@ -105,7 +118,7 @@ def native():
         py_limited_api=True,
         define_macros=[("TORCH_TARGET_VERSION", STABLE_ABI)],
         extra_compile_args=[
-            "-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", *(["-Werror"] if STRICT else []),
+            "-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", *(["-Werror"] if STRICT else []),
             *(f"-isystem{path}" for path in include_paths()),  # torch's headers are not ours to keep free of warnings
             "-Wno-psabi",  # wide vectors are passed to inlined functions only
             "-ffp-contract=off",  # the same bits on every instruction set
@@ -124,6 +137,10 @@ def native():
             self.extensions = [extension for extension in everything if extension.name != CUDA]
             super().build_extensions()
             self.extensions = everything
+            if not nvcc:  # an older build's would be loaded
+                for folder in (Path(self.build_lib), Path()):
+                    for library in folder.glob("diffnoise/_C_cuda*.so"):
+                        library.unlink()
             for extension in everything:
                 if extension.name == CUDA:
                     build_cuda(self, extension, nvcc, include_paths(), library_paths())

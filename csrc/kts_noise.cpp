@@ -1,7 +1,7 @@
 #include "kts_noise.h"
 
 #include "gather.h"
-#include "simplex_noise.h"
+#include "simplex_maps.h"
 
 namespace diffnoise {
 namespace {

@@ -35,8 +35,8 @@ struct MultiplyAdd {
 }  // namespace
 }  // namespace diffnoise
 
-// The limit of arithmetic that `diffnoise bench` measures: `rounds` of independent multiply-adds in registers on each of
-// `threads` threads, at the level whose hot loops run. Returns how many float multiply-adds a thread did.
+// The limit of arithmetic that `diffnoise bench` measures: `rounds` of independent multiply-adds in registers on each
+// of `threads` threads, at the level whose hot loops run. Returns how many float multiply-adds a thread did.
 extern "C" __attribute__((visibility("default"))) int64_t diffnoise_multiply_adds(int64_t threads, int64_t rounds) {
     int64_t count = 0;
     diffnoise::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {

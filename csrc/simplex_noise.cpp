@@ -1,4 +1,4 @@
-#include "simplex_noise.h"
+#include "simplex_maps.h"
 
 namespace diffnoise {
 namespace {

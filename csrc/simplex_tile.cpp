@@ -32,7 +32,6 @@ template <int D>
 struct AddOctave {
     template <class Isa, class T>
     static DN_HD void run(const Plane<D>& plane, const Tile<T>& tile, Scratch<T>& scratch) {
-        constexpr int lanes = Isa::bytes / sizeof(T);
         const double wavelength = plane.wavelength;
         if (wavelength < 1) return add_points<Isa>(plane, tile);
         const Bounds bounds{
@@ -41,9 +40,8 @@ struct AddOctave {
         if (wavelength > kStencilWavelength || wavelength != std::floor(wavelength)) {
             return add_discs<Isa>(plane, bounds, tile, scratch.discs);
         }
-        if (wavelength == 1) return add_stencils<Isa, 4>(plane, bounds, tile, scratch.weights());
-        if (wavelength == 2) return add_stencils<Isa, 8>(plane, bounds, tile, scratch.weights());
-        add_stencils<Isa, lanes>(plane, bounds, tile, scratch.weights());
+        if (wavelength <= kDiagonalWavelength) return add_diagonals<Isa>(plane, bounds, tile, scratch.diagonals);
+        add_stencils<Isa>(plane, bounds, tile, scratch.weights.data());
     }
 };
 

@@ -7,8 +7,8 @@
 // pixel. A pixel's sum does not depend on the tile: positions are computed from the lattice alone, and terms are added
 // in the lattice's order.
 
-#include <memory>
-
+#include "aligned_buffer.h"
+#include "diagonals.h"
 #include "discs.h"
 #include "stencils.h"
 
@@ -16,16 +16,10 @@ namespace diffnoise {
 
 // Room for what an octave needs on the way.
 template <class T>
-class Scratch {
-  public:
+struct Scratch {
     Discs<T> discs;
-    T* weights() { return weights_[0].numbers; }
-
-  private:
-    struct alignas(64) CacheLine {
-        T numbers[64 / sizeof(T)];
-    };
-    std::unique_ptr<CacheLine[]> weights_{new CacheLine[kStencilWeights * sizeof(T) / 64]};
+    AlignedBuffer<T> weights{kStencilWeights};
+    DiagonalScratch<T> diagonals;
 };
 
 // Adds an octave to a tile.

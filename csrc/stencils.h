@@ -105,22 +105,23 @@ class Stencil {
 };
 
 // An octave of a whole-pixel wavelength: points of a family whose u differ by a multiple of `period` share a stencil.
-template <class Isa, int Lanes, int D, class T>
+template <class Isa, int D, class T>
 DN_HD void add_stencils(const Plane<D>& plane, const Bounds& bounds, const Tile<T>& tile, T* weights) {
+    constexpr int lanes = Isa::bytes / sizeof(T);
     const ScaledGradients<D, T> gradients(plane.amplitude);
     const std::int64_t pixels = static_cast<std::int64_t>(plane.wavelength);
-    // Points of a family that lie a whole column apart share an aligned stencil; one after the other they do not wait for
-    // each other's sums. The period is the same for every register, as it decides the order of the sum.
+    // Points of a family that lie a whole column apart share an aligned stencil; one after the other they do not wait
+    // for each other's sums. The period is the same for every register, as it decides the order of the sum.
     const int period = kTileAlignment % pixels == 0 ? static_cast<int>(kTileAlignment / pixels) : 1;
     // A disc that fits a column whatever its place need not be aligned, and one stencil serves all points.
     const bool aligned =
-        2 * std::sqrt(kRadiusSquared) * plane.wavelength + 1 > Lanes && (Lanes % pixels == 0 || pixels % Lanes == 0);
-    Stencil<T, Lanes> stencil(weights);
+        2 * std::sqrt(kRadiusSquared) * plane.wavelength + 1 > lanes && (lanes % pixels == 0 || pixels % lanes == 0);
+    Stencil<T, lanes> stencil(weights);
     for_each_family(plane, bounds, [&](const Family& family) __attribute__((always_inline)) {
         const T d_2 = static_cast<T>(family.d[0]), d_3 = static_cast<T>(family.d[1]);
         stencil.set_rows(family, plane.wavelength);
         for (int phase = 0; phase < period; ++phase) {
-            if (aligned) stencil.set_columns(family, phase, plane.wavelength, Lanes);
+            if (aligned) stencil.set_columns(family, phase, plane.wavelength, lanes);
             if (!aligned && phase == 0) stencil.set_columns(family, 0, plane.wavelength, 1);
             if (stencil.empty()) continue;
             const std::int64_t y = stencil.row - tile.y, x = stencil.column - tile.x - (aligned ? phase * pixels : 0);

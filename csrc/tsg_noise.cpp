@@ -1,5 +1,5 @@
 #include "gaussian_row.h"
-#include "simplex_noise.h"
+#include "simplex_maps.h"
 
 namespace diffnoise {
 namespace {

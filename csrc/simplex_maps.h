@@ -63,14 +63,13 @@ template <class T>
 class Workspace {
   public:
     Workspace(int64_t rows, int64_t columns)
-        : stride_((columns + 4 * kTileAlignment - 1) / kTileAlignment * kTileAlignment),
-          sum_(new Block[rows * stride_ / kTileAlignment]) {}
+        : stride_((columns + 4 * kTileAlignment - 1) / kTileAlignment * kTileAlignment), sums_(rows * stride_) {}
 
     // A tile of zeros that holds the pixels from (y, x) on.
     const Tile<T>& clear(int64_t y, int64_t x, int64_t rows, int64_t columns) {
         const int64_t skip = ((x % kTileAlignment) + kTileAlignment) % kTileAlignment;
-        tile_ = {y, x - skip, rows, skip + columns, skip, sum_[1].pixels, stride_};
-        std::fill_n(sum_[0].pixels, rows * stride_, T{});
+        tile_ = {y, x - skip, rows, skip + columns, skip, sums_.data() + kTileAlignment, stride_};
+        std::fill_n(sums_.data(), rows * stride_, T{});
         return tile_;
     }
     // The wanted pixels of a row.
@@ -79,12 +78,8 @@ class Workspace {
     Scratch<T> scratch;
 
   private:
-    struct alignas(64) Block {
-        T pixels[kTileAlignment];
-    };
-
     int64_t stride_;
-    std::unique_ptr<Block[]> sum_;
+    AlignedBuffer<T> sums_;
     Tile<T> tile_{};
 };
 
