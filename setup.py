@@ -49,7 +49,7 @@ def run_nvcc(nvcc, *arguments, **options):
     done = subprocess.run([nvcc, *map(str, arguments)], text=True, **options)
     if done.returncode:
         raise SystemExit(
-            f"diffnoise: {nvcc} failed (see above; CUDA 12 or later is needed). Mend the toolkit, or set DIFFNOISE_CUDA=0 to build "
+            f"{done.stderr or ''}diffnoise: {nvcc} failed (see above; CUDA 12 or later is needed). Mend the toolkit, or set DIFFNOISE_CUDA=0 to build "
             "without the CUDA kernels: their ops then run their PyTorch references on a GPU."
         )
     return done.stdout
