@@ -12,6 +12,7 @@ from .data import DataError as DataError
 from .data import Framing as Framing
 from .detector import Detector as Detector
 from .detector import load as load
+from .execution import Execution as Execution
 from .forward import add_noise as add_noise
 from .models import UNet as UNet
 from .models import UNetConfig as UNetConfig

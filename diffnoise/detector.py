@@ -19,6 +19,7 @@ from .anomaly import image_score, threshold_from_good
 from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .config import Config
 from .data import DataError, Framing, Placement, find_samples, read_image
+from .execution import Execution
 from .models import UNet, UNetConfig
 from .noise import NOISE_VERSION, Noise, Simplex, from_config
 from .schedule import Prediction, Schedule
@@ -73,7 +74,8 @@ class Detector:
     """Scores images by how far a denoiser that has seen only good images moves them.
 
     model: a `UNetConfig`, or any module that maps (x_t, t) to a tensor or to an object with `.sample` (give `channels`, its number
-    of image channels, unless its config tells). Everything else has defaults that train in minutes on a CPU.
+    of image channels, unless its config tells). execution: how it runs, alone or in batches and in which precision. Everything else has
+    defaults that train in minutes on a CPU.
 
     `fit` trains and calibrates, `predict` scores, `save` and `diffnoise.load` keep and restore.
     """
@@ -89,6 +91,7 @@ class Detector:
         prediction: Prediction = "epsilon",
         channels: int | None = None,
         device: str | torch.device | None = None,
+        execution: Execution | None = None,
     ) -> None:
         self.device = _device(device)
         model = UNetConfig() if model is None else model
@@ -102,6 +105,7 @@ class Detector:
         self.channels = channels or _image_channels(self.model)
         self.calibration: Calibration | None = None
         self.provenance: dict[str, Any] = {}
+        self._execution = execution or Execution()
         self.scoring = scoring or Scoring()
         multiple = self.model.config.size_multiple if isinstance(self.model, UNet) else 1
         if self.framing.size % multiple:
@@ -123,9 +127,22 @@ class Detector:
             )
         if scoring.learned_variance and isinstance(self.model, UNet) and not self.model.config.learn_variance:
             raise ValueError('The variance "learned_range" needs a model with learn_variance=True.')
-        self._scorer = FrameScorer(self.model, self.noise, self.schedule, self.prediction, scoring, self.device)
+        self._scorer = self._new_scorer(scoring, self._execution)
         self._scoring = scoring
         self.calibration = None
+
+    @property
+    def execution(self) -> Execution:
+        """How frames run through the network. Setting it keeps the calibration, since scores change by rounding only."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, execution: Execution) -> None:
+        self._scorer = self._new_scorer(self._scoring, execution)
+        self._execution = execution
+
+    def _new_scorer(self, scoring: Scoring, execution: Execution) -> FrameScorer:
+        return FrameScorer(self.model, self.noise, self.schedule, self.prediction, scoring, self.device, execution)
 
     @staticmethod
     def from_config(config: Config, device: str | torch.device | None = None) -> Detector:
@@ -387,11 +404,12 @@ def load(
     model: nn.Module | None = None,
     device: str | torch.device | None = None,
     *,
+    execution: Execution | None = None,
     any_noise_version: bool = False,
 ) -> Detector:
     """The detector that `Detector.save` wrote into a folder (or file).
 
-    model: the module itself, if the detector was made with one of your own. any_noise_version: take a detector of another noise
+    model: the module itself, if the detector was made with one of your own. execution: how it runs. any_noise_version: take a detector of another noise
     version, too, but without its thresholds, which hold for that noise: `calibrate` it before it scores. Raises `CheckpointError` if
     the file is missing, broken, of another version or shape.
     """
@@ -410,6 +428,7 @@ def load(
             prediction=meta["prediction"],
             channels=meta["channels"],
             device=device,
+            execution=execution,
         )
         detector.model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items()})
         if meta["calibration"] is not None and meta.get("noise_version") == NOISE_VERSION:

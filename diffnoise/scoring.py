@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from . import anomaly, ops
+from .capture import Captured, bucket
+from .execution import Execution
 from .forward import add_noise
 from .models import Denoiser, denoise
 from .noise import Noise
@@ -99,10 +102,11 @@ class FrameResult:
 
 
 class FrameScorer:
-    """Scores frames one by one; a frame's result never depends on the frames around it or on the number of threads.
+    """Scores frames; `execution` says whether alone or together.
 
-    On the CPU every frame is computed by one thread of its own (the libraries below choose other kernels, with other last
-    bits, for other batch sizes and thread counts), and as many frames at a time as torch has threads.
+    Alone, a frame's result never depends on the frames around it or on the number of threads. On the CPU it is then computed by one
+    thread (the libraries below choose other kernels, with other last bits, for other batch sizes and thread counts), and as
+    many frames at a time as torch has threads.
     """
 
     def __init__(
@@ -113,10 +117,14 @@ class FrameScorer:
         prediction: Prediction,
         scoring: Scoring,
         device: torch.device,
+        execution: Execution,
     ) -> None:
         if max(scoring.starts) > schedule.steps:
             raise ValueError(f"starts must not exceed the schedule's {schedule.steps} steps, but is {scoring.starts}.")
-        self._model, self._noise, self._schedule, self._scoring, self._device = model, noise, schedule, scoring, device
+        self._model, self._noise, self._scoring, self._device = model, noise, scoring, device
+        self._schedule = Schedule(schedule.betas.to(device))
+        self._execution = execution
+        self._captured: dict[int, Captured] = {}
         self._timesteps: dict[int, list[int]] = {}
         self._tables: dict[int, Tensor] = {}
         for start in scoring.starts:
@@ -133,34 +141,66 @@ class FrameScorer:
 
     def __call__(self, jobs: Iterable[FrameJob]) -> Iterator[FrameResult]:
         """Results in the order of the jobs, [S, S] maps on the CPU."""
-        if self._device.type == "cpu":
-            yield from _map_in_threads(self._score, jobs)
+        if self._execution.batch is not None:
+            jobs = iter(jobs)
+            while chunk := list(islice(jobs, self._execution.batch)):
+                yield from self._score(chunk)
+        elif self._device.type == "cpu":
+            yield from _map_in_threads(lambda job: self._score([job])[0], jobs)
         else:
-            yield from map(self._score, jobs)
+            yield from (self._score([job])[0] for job in jobs)
 
     @torch.inference_mode()
-    def _score(self, job: FrameJob) -> FrameResult:
-        scoring = self._scoring
-        x_0 = job.frame.to(self._device).unsqueeze(0)
-        origins = torch.tensor([job.origin], device=self._device)
-        maps, reconstructions = [], []
-        for start in scoring.starts:
-            samples = [
-                self._one_sample(x_0, start, torch.tensor([job.seed + sample], device=self._device), origins)
-                for sample in range(scoring.samples)
-            ]
-            reconstruction = sum(reconstructed for reconstructed, _ in samples) / scoring.samples
-            if scoring.map == "kl":
-                anomaly_map = sum(kl for _, kl in samples) / scoring.samples
-            else:
-                error = anomaly.squared_error if scoring.map == "squared" else anomaly.absolute_error
-                anomaly_map = error(x_0, reconstruction)
-            maps.append(self._filter(anomaly_map)[0, 0])
-            reconstructions.append(reconstruction[0])
-        return FrameResult(torch.stack(maps).cpu(), torch.stack(reconstructions).mean(0).cpu())
+    def _score(self, jobs: Sequence[FrameJob]) -> list[FrameResult]:
+        frames = torch.stack([job.frame for job in jobs])
+        seeds = torch.tensor([job.seed for job in jobs])
+        origins = torch.tensor([job.origin for job in jobs])
+        if self._execution.batch is not None and self._execution.capture and self._device.type == "cuda":
+            maps, reconstructions = self._replay(frames, seeds, origins)
+        else:
+            maps, reconstructions = self._compute(*(x.to(self._device) for x in (frames, seeds, origins)))
+        return [FrameResult(*result) for result in zip(maps.cpu(), reconstructions.cpu(), strict=True)]
 
-    def _one_sample(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor) -> tuple[Tensor, Tensor]:
-        """A reconstruction [1, C, S, S] and, for KL maps, the KL [1, 1, S, S] (zeros otherwise)."""
+    def _replay(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """`_compute` as a CUDA graph: nothing between upload and results makes the host wait."""
+        count = len(arguments[0])
+        size = bucket(count, self._execution.batch or count)
+        filled = torch.arange(size).clamp_max(count - 1)
+        uploaded = [x[filled].pin_memory() for x in arguments]
+        if size not in self._captured:
+            self._captured[size] = Captured(self._compute, *(x.to(self._device) for x in uploaded))
+        return tuple(result[:count] for result in self._captured[size](*uploaded))
+
+    def _compute(self, x_0: Tensor, seeds: Tensor, origins: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps [B, scales, S, S] and reconstructions [B, C, S, S], averaged over scales and samples, of frames [B, C, S, S]."""
+        maps, reconstructions = [], []
+        for start in self._scoring.starts:
+            reconstruction, kl = self._samples(x_0, start, seeds, origins)
+            if kl is None:
+                error = anomaly.squared_error if self._scoring.map == "squared" else anomaly.absolute_error
+                kl = error(x_0, reconstruction)
+            maps.append(self._filter(kl)[:, 0])
+            reconstructions.append(reconstruction)
+        return torch.stack(maps, 1), torch.stack(reconstructions).mean(0)
+
+    def _samples(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Reconstructions [B, C, S, S] and, for KL maps, KL [B, 1, S, S] at one noise scale, averaged over samples."""
+        samples = self._scoring.samples
+        together = samples if self._execution.batch is not None else 1
+        parts = []
+        for first in range(0, samples, together):
+            numbers = torch.arange(first, first + together, device=x_0.device).repeat(len(x_0))
+            x, seed, origin = (tensor.repeat_interleave(together, 0) for tensor in (x_0, seeds, origins))
+            parts.append(self._one_sample(x, start, seed + numbers, origin))
+
+        def mean(values: list[Tensor]) -> Tensor:
+            return sum(value.unflatten(0, (-1, together)).sum(1) for value in values) / samples  # type: ignore[return-value]
+
+        reconstruction = mean([reconstructed for reconstructed, _ in parts])
+        return reconstruction, mean([kl for _, kl in parts if kl is not None]) if self._scoring.map == "kl" else None
+
+    def _one_sample(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Reconstructions [B, C, S, S] and, for KL maps, KL [B, 1, S, S]."""
         scoring = self._scoring
         t = torch.full_like(seeds, start - 1)
         eps = self._noise(x_0.shape, t=t, seeds=seeds, origins=origins)
@@ -183,7 +223,7 @@ class FrameScorer:
             learned_variance=learned,
             clip=scoring.clip,
         )
-        return reconstruction, torch.zeros(())
+        return reconstruction, None
 
     def _filter(self, maps: Tensor) -> Tensor:
         scoring = self._scoring

@@ -7,6 +7,7 @@ import test_cuda_formulas as formulas
 import torch
 from torch import Tensor
 
+import diffnoise as dn
 from diffnoise import doctor, ops
 from diffnoise.ops import _cuda
 
@@ -121,3 +122,34 @@ def test_more_elements_than_32_bits_count(name):
     whole = make(seeds, seeds, origins, 1, rows, columns, *rest[name], dtype=torch.float16)
     last = torch.tensor([[rows - 3, 0]], device="cuda")
     assert torch.equal(whole[:, :, -3:], make(seeds, seeds, last, 1, 3, columns, *rest[name], dtype=torch.float16))
+
+
+# The whole way from frame to map.
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "simplex", "tsimplex", "gmm"])
+def test_captured_batches_score_as_alone_and_never_wait(kind):
+    torch.manual_seed(0)
+    detector = dn.Detector(
+        dn.UNetConfig(channels=16, channel_mult=(1, 2), norm_groups=4, head_channels=8),
+        dn.noise.KINDS[kind](),
+        framing=dn.Framing(32),
+        scoring=dn.Scoring(starts=(50, 100), steps=3, eta=1.0),
+        device="cuda",
+    )
+    images = torch.rand(7, 1, 32, 32)
+    detector.calibrate(list(images * 2 - 1))
+    alone = detector.predict(images)
+    detector.execution = dn.Execution(batch=4)  # one graph of four, one for the three that are left
+    captured = detector.predict(images)
+    scale = alone.anomaly_map.abs().max()
+    assert float((captured.anomaly_map - alone.anomaly_map).abs().max() / scale) < 1e-3
+
+    scorer, mode = detector._scorer, torch.cuda.get_sync_debug_mode()
+    arguments = (images[:4] * 2 - 1, torch.zeros(4, dtype=torch.int64), torch.zeros(4, 2, dtype=torch.int64))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.inference_mode():
+            scorer._replay(*arguments)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import diffnoise as dn
 from diffnoise.anomaly import image_score
+from diffnoise.capture import bucket
 
 Make = Callable[..., dn.Detector]
 
@@ -86,6 +87,33 @@ def test_a_score_never_depends_on_batch_order_or_threads(detector: dn.Detector) 
             assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 64])
+def test_frames_in_batches_score_as_alone_to_rounding(detector: dn.Detector, batch: int) -> None:
+    images = good(5, seed=70)
+    alone, calibration = detector.predict(images), detector.calibration
+    detector.execution = dn.Execution(batch=batch)
+    assert detector.calibration is calibration
+    together = detector.predict(images)
+    scale = alone.anomaly_map.abs().max()
+    for value, truth in ((together.anomaly_map, alone.anomaly_map), (together.pred_score, alone.pred_score)):
+        assert float((value - truth).abs().max() / scale) < 1e-5
+    assert float((together.reconstruction - alone.reconstruction).abs().max()) < 1e-5
+
+
+def test_what_execution_takes() -> None:
+    for wrong, words in (
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"precision": "int8"}, "float32, bfloat16, float16"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            dn.Execution(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("count", "most", "size"), [(1, 8, 1), (2, 8, 2), (3, 8, 4), (5, 8, 8), (5, 6, 6), (6, 6, 6)])
+def test_buckets(count: int, most: int, size: int) -> None:
+    assert bucket(count, most) == size
 
 
 def test_saved_and_loaded_it_gives_the_same_bits(detector: dn.Detector, tmp_path: Path) -> None:
