@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from . import ops
 from .models import Denoiser, denoise
@@ -40,11 +41,12 @@ def reverse_process(
     for index in timesteps:
         t = torch.full((batch,), index, dtype=torch.int64, device=x_t.device)
         prediction, variance = denoise(model, x_t, t, learned_variance)
-        if noise is not None and seeds is not None:
-            z = noise(x_t.shape, t=t, seeds=seeds ^ _REVERSE_KEY, origins=origins, dtype=x_t.dtype)
-            x_t = ops.reverse_step(x_t, prediction, t, table, variance=variance, noise=z, clip=clip)
-        else:
-            x_t = ops.reverse_step(
-                x_t, prediction, t, table, variance=variance, seeds=seeds, origins=origins, clip=clip
-            )
+        with record_function("diffnoise.step"):
+            if noise is not None and seeds is not None:
+                z = noise(x_t.shape, t=t, seeds=seeds ^ _REVERSE_KEY, origins=origins, dtype=x_t.dtype)
+                x_t = ops.reverse_step(x_t, prediction, t, table, variance=variance, noise=z, clip=clip)
+            else:
+                x_t = ops.reverse_step(
+                    x_t, prediction, t, table, variance=variance, seeds=seeds, origins=origins, clip=clip
+                )
     return x_t

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from . import anomaly, ops
 from .capture import Captured, bucket
@@ -176,10 +177,11 @@ class FrameScorer:
         maps, reconstructions = [], []
         for start in self._scoring.starts:
             reconstruction, kl = self._samples(x_0, start, seeds, origins)
-            if kl is None:
-                error = anomaly.squared_error if self._scoring.map == "squared" else anomaly.absolute_error
-                kl = error(x_0, reconstruction)
-            maps.append(self._filter(kl)[:, 0])
+            with record_function("diffnoise.tail"):
+                if kl is None:
+                    error = anomaly.squared_error if self._scoring.map == "squared" else anomaly.absolute_error
+                    kl = error(x_0, reconstruction)
+                maps.append(self._filter(kl)[:, 0])
             reconstructions.append(reconstruction)
         return torch.stack(maps, 1), torch.stack(reconstructions).mean(0)
 
@@ -203,8 +205,9 @@ class FrameScorer:
         """Reconstructions [B, C, S, S] and, for KL maps, KL [B, 1, S, S]."""
         scoring = self._scoring
         t = torch.full_like(seeds, start - 1)
-        eps = self._noise(x_0.shape, t=t, seeds=seeds, origins=origins)
-        x_t = add_noise(x_0, eps, t, self._schedule, scoring.omega)
+        with record_function("diffnoise.noise"):
+            eps = self._noise(x_0.shape, t=t, seeds=seeds, origins=origins)
+            x_t = add_noise(x_0, eps, t, self._schedule, scoring.omega)
         learned = scoring.learned_variance
         if scoring.map == "kl":
             prediction, variance = denoise(self._model, x_t, t, learned)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.profiler import record_function
 
 from .unet import UNet as UNet
 from .unet import UNetConfig as UNetConfig
@@ -19,7 +20,8 @@ def denoise(model: Denoiser, x_t: Tensor, t: Tensor, learned_variance: bool = Fa
     Takes diffusers' models (output in `.sample`) as well as plain ones; they return C channels, or 2C whose second half is v. Raises
     `ValueError` for any other shape, or if a variance is wanted and there is none.
     """
-    output = model(x_t, t)
+    with record_function("diffnoise.network"):
+        output = model(x_t, t)
     output = getattr(output, "sample", output)
     if not isinstance(output, Tensor):
         raise ValueError(
