@@ -95,6 +95,36 @@ def _on_gpu(run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+WAYS = ("diffnoise, bfloat16", "diffnoise, float32", "diffusers", "MONAI DiffusionInferer", "torch")
+
+
+def pipeline(results: Path = ROOT / "benchmarks/results") -> str:
+    """A table per result file of `python benchmarks/pipeline.py --output benchmarks/results/pipeline_<machine>.json`."""
+    runs = [json.loads(path.read_text()) for path in sorted(results.glob("pipeline_*.json"))]
+    return "\n\n".join(map(_pipeline, runs)) or "*Not measured yet.*"
+
+
+def _pipeline(run: dict[str, Any]) -> str:
+    gpu = run["machine"]["gpu"]
+    lines = [
+        _caption(run, gpu["name"] if gpu else f"{run['machine']['processor']}, {run['machine']['isa']}"),
+        "",
+        f"| network | steps | batch | {' | '.join(WAYS)} | not the network | of the matrix rate |",
+        "|---" * (len(WAYS) + 5) + "|",
+    ]
+    for row in run["rows"]:
+        if "left_out" in row:
+            continue
+        found = [row["results"].get(way) for way in WAYS]
+        rates = [f"{result['images_per_second']:.3g}" if result else "–" for result in found]
+        times = row["stations"][WAYS[0]]
+        rest = 1 - times["network"] / sum(times.values())
+        share = row["results"][WAYS[0]]["share_of_matrix_rate"]
+        cells = [row["network"], f"{row['steps']}", f"{row['batch']}", *rates, f"{rest:.1%}", _share(share)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _caption(run: dict[str, Any], machine: str) -> str:
     commit = f", commit {run['commit'][:7]}" if run["commit"] else ""
     return f"{machine}; torch {run['versions']['torch']}, {run['date'][:10]}{commit}:"
@@ -126,7 +156,7 @@ def _duration(seconds: float) -> str:
 
 def rendered(readme: str) -> str:
     """The README with its tables made anew."""
-    tables: dict[str, Any] = {"accuracy": accuracy, "bench": bench}
+    tables: dict[str, Any] = {"accuracy": accuracy, "bench": bench, "pipeline": pipeline}
     for name, table in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         readme = re.sub(pattern, lambda m, table=table: m[1] + table() + "\n" + m[2], readme, flags=re.DOTALL)

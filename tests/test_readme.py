@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from diffnoise import cli
 from diffnoise.methods import PRESETS
@@ -38,10 +39,17 @@ def bench_row(case: str, seconds: dict[str, float], **changes: Any) -> dict[str,
     } | changes  # fmt: skip
 
 
+def benchmark(name):
+    """A script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"benchmarks/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_table_of_a_bench_result(tmp_path):
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks/tables.py")
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
+    tables = benchmark("tables")
     assert tables.bench(tmp_path) == "*Not measured yet.*"
     times = {"diffnoise": 0.01, "diffnoise, otherwise": 0.02, "slow": 0.3, "quick": 0.015}
     small = {"shape": [1, 1, 64, 64], "limit": None, "timings": [
@@ -88,3 +96,51 @@ def test_all_commands_presets_and_noises_are_named():
 def test_every_file_that_is_linked_exists():
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert links and [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_table_of_a_pipeline_result(tmp_path):
+    tables = benchmark("tables")
+    assert tables.pipeline(tmp_path) == "*Not measured yet.*"
+    result = {"images_per_second": 12.34, "share_of_matrix_rate": 0.251}
+    row = {"network": "UNet-32 at 64 px", "steps": 5, "batch": 8}
+    run = {
+        "date": "2026-11-22T08:00:00+00:00", "commit": None, "versions": {"torch": "2.13.0"},
+        "machine": {"processor": "A processor", "isa": "avx512", "gpu": None},
+        "rows": [
+            row | {"left_out": "too long"},
+            row | {
+                "results": {"diffnoise, bfloat16": result, "diffusers": {"images_per_second": 3.0}},
+                "stations": {"diffnoise, bfloat16": {"noise": 1.0, "network": 97.0, "step": 1.0, "tail": 1.0, "rest": 0.0}},
+            },
+        ],
+    }  # fmt: skip
+    (tmp_path / "pipeline_one.json").write_text(json.dumps(run))
+    assert tables.pipeline(tmp_path).splitlines() == [
+        "A processor, avx512; torch 2.13.0, 2026-11-22:",
+        "",
+        "| network | steps | batch | diffnoise, bfloat16 | diffnoise, float32 | diffusers | MONAI DiffusionInferer | torch "
+        "| not the network | of the matrix rate |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        "| UNet-32 at 64 px | 5 | 8 | 12.3 | – | 3 | – | – | 3.0% | 25% |",
+    ]
+
+
+@torch.inference_mode()
+def test_the_rivals_of_the_pipeline_do_the_same_work():
+    pipeline = benchmark("pipeline")
+    torch.manual_seed(0)
+    model = pipeline.Network(32, 32).make()
+    for parameter in model.parameters():  # no output is 0 as at the start of a training
+        torch.nn.init.normal_(parameter, std=0.05)
+    x_0 = torch.rand(2, 3, 32, 32) * 2 - 1
+    makers = [pipeline.by_torch, pipeline.by_diffusers]
+    if importlib.util.find_spec("monai"):
+        makers.append(pipeline.by_monai)
+    scores = []
+    for make in makers:
+        call = make(model, x_0, 5)
+        torch.manual_seed(1)
+        scores.append(call())
+    assert float(scores[0].min()) > 0.01
+    for other in scores[1:]:
+        torch.testing.assert_close(other, scores[0], rtol=1e-3, atol=1e-5)
