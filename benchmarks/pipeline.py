@@ -99,9 +99,10 @@ def by_monai(model: nn.Module, x_0: Tensor, steps: int) -> Call:
 
     scheduler = DDIMScheduler(TRAIN_STEPS, schedule="linear_beta", beta_start=1e-4, beta_end=1e-2, clip_sample=True)
     scheduler.set_timesteps(steps * TRAIN_STEPS // START, device=x_0.device)
-    scheduler.timesteps = scheduler.timesteps[-steps:]
+    stride = START // steps  # its own spacing is another
+    scheduler.timesteps = torch.arange(START - stride, -1, -stride, device=x_0.device)
     inferer, network = DiffusionInferer(scheduler), Network()
-    first = scheduler.timesteps[0].to(x_0.device)
+    first = scheduler.timesteps[0]
 
     def call() -> Tensor:
         x = scheduler.add_noise(x_0, torch.randn_like(x_0), first.repeat(len(x_0)))
