@@ -11,13 +11,14 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from . import __version__
 from .checkpoint import CheckpointError, write_atomically
 from .config import Config
 from .data import DataError, Sample, colour_channels, find_samples
 from .detector import Detector, load
+from .execution import Execution, Precision
 from .methods import PRESETS, preset
 from .metrics import evaluate
 from .noise import KINDS, NOISE_VERSION
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("paths", metavar="PATH", nargs="+", help="images, folders, category folders or CSV manifests")
     score.add_argument("--output", metavar="DIR", required=True)
     score.add_argument("--overwrite", action="store_true", help="replace an earlier run in DIR")
+    _execution(score)
     _common(score)
     score.set_defaults(run=_score)
 
@@ -101,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("data", metavar="DATA", help="category folder in MVTec layout, or CSV manifest")
     evaluation.add_argument("--output", metavar="DIR", help="also write the table, maps, overlays and report there")
     evaluation.add_argument("--overwrite", action="store_true", help="replace an earlier run in DIR")
+    _execution(evaluation)
     _common(evaluation)
     evaluation.set_defaults(run=_eval)
 
@@ -147,6 +150,21 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _execution(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        default="float32",
+        help="of the network; float16 and bfloat16 are faster where the machine has them and change scores by rounding (default: float32)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=_positive,
+        metavar="N",
+        help="frames that go through the network together, on all cores (default: each alone, the same score to the last bit in any company)",
+    )
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -218,9 +236,13 @@ def _config(options: argparse.Namespace, channels: int) -> Config:
     return config.updated(changes | ({"noise": {"kind": options.noise}} if options.noise else {}))
 
 
+def _load(options: argparse.Namespace) -> Detector:
+    return load(options.detector, device=options.device, execution=Execution(options.precision, options.batch))
+
+
 def _score(options: argparse.Namespace) -> int:
     samples = [sample for path in options.paths for sample in find_samples(path)]
-    detector = load(options.detector, device=options.device)
+    detector = _load(options)
     with RunWriter(options.output, detector, title="Anomaly scores", overwrite=options.overwrite) as writer:
         for done, scored in enumerate(score_samples(detector, samples), start=1):
             writer.add(scored)
@@ -230,7 +252,7 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    detector = load(options.detector, device=options.device)
+    detector = _load(options)
     metrics, failures = _evaluate(
         detector,
         find_samples(options.data, "test"),
