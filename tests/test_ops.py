@@ -590,7 +590,7 @@ with warnings.catch_warnings(record=True) as caught:
 ours = [str(w.message) for w in caught if "compiled kernels" in str(w.message)]
 seeds = torch.tensor([3, 5])
 noise = ops.simplex_noise(seeds, seeds, torch.zeros(2, 2, dtype=torch.int64), 1, 4, 5, 3, 2, 0.8, 64.0)
-print(len(ours), _native.status().loaded, ops.simplex_maps.has_kernel("CPU"), noise.double().sum().item())
+print(len(ours), _native.status().loaded, ops.simplex_noise.has_kernel("CPU"), noise.double().sum().item())
 print(*ours, _native.status().reason)
 """
 HIDE = "real = Path.glob; Path.glob = lambda self, pattern: [] if pattern.startswith('_C') else real(self, pattern)"
