@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,11 @@ from PIL import Image
 import diffnoise as dn
 
 TINY = dn.UNetConfig(channels=8, channel_mult=(1, 2), norm_groups=4, patch_size=2, head_channels=8)
+
+
+def pytest_runtest_setup() -> None:
+    """With tensors this small, several threads only wait for each other, on a busy machine for long."""
+    torch.set_num_threads(1)
 
 
 def texture(seed: int, height: int = 20, width: int = 24) -> np.ndarray:
@@ -55,15 +60,6 @@ def python_environment(threads: int = 1) -> dict[str, str]:
     """The environment of a Python process that finds this diffnoise and the tests."""
     folders = [str(Path(dn.__file__).parents[1]), str(Path(__file__).parent)]
     return os.environ | {"PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": str(threads)}
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """With tensors this small, several threads only wait for each other, on a busy machine for long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -28,8 +28,6 @@ from diffnoise.ops import _native, _philox
 from diffnoise.ops._opensimplex import channel_seeds
 from diffnoise.schedule import Schedule
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CPU = torch.device("cpu")
 BRIEF = timing.Effort(seconds=1e-9, rounds=1, limit=0.0)  # every call once
 NAMES = {case.name: case for case in CASES}

@@ -18,8 +18,6 @@ import diffnoise as dn
 from diffnoise import cli
 from diffnoise.checkpoint import load_checkpoint, save_checkpoint
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TINY = {
     "model": {"channels": 8, "channel_mult": [1, 2], "norm_groups": 4, "patch_size": 2, "head_channels": 8},
     "framing": {"size": 16},

@@ -21,8 +21,6 @@ from diffnoise.capture import bucket
 
 Make = Callable[..., dn.Detector]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def good(count: int = 4, height: int = 20, width: int = 24, seed: int = 50) -> Tensor:
     """Images [B, 1, H, W], uint8."""

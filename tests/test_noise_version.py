@@ -24,8 +24,6 @@ from diffnoise.checkpoint import load_checkpoint, save_checkpoint
 from diffnoise.noise import KINDS, NOISE_VERSION, from_config
 from diffnoise.ops import _philox
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ROOT = Path(__file__).parent.parent
 GOLDEN, META = make.read() if make.PATH.exists() else ({}, {"noise_version": None, "noises": []})
 NOISES = list(enumerate(META["noises"]))

@@ -15,8 +15,6 @@ import diffnoise as dn
 from diffnoise.data import find_samples
 from diffnoise.outputs import COLUMNS, RunWriter, score_samples, to_pixels
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def detector(tiny: Callable[..., dn.Detector]) -> dn.Detector:

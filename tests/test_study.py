@@ -32,8 +32,6 @@ from diffnoise.study.panels import image
 from diffnoise.study.pictures import draw
 from diffnoise.study.statistics import BIN, BLOCK, REACH
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ROOT = Path(__file__).parent.parent
 RESULT = json.loads((ROOT / "benchmarks/results/noise_study.json").read_text())
 

@@ -20,8 +20,6 @@ from diffnoise.training import LOG_COLUMNS, Trainer
 
 SCHEDULE = dn.Schedule.linear(1e-4, 1e-2, 1000)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def frames(count: int = 12, size: int = 16, seed: int = 0) -> Tensor:
     pixels = np.stack([texture(seed + i, size, size) for i in range(count)])
