@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Literal, TypeVar, get_args
 
 import torch
@@ -92,6 +97,9 @@ class FrameJob:
     seed: int
 
 
+Sample = tuple[Tensor, Tensor]  # a reconstruction [1, C, S, S] and, for KL maps, the KL [1, 1, S, S]
+
+
 @dataclass(frozen=True)
 class FrameResult:
     maps: Tensor  # [number of scales, S, S], filtered, averaged over samples
@@ -101,8 +109,8 @@ class FrameResult:
 class FrameScorer:
     """Scores frames one by one; a frame's result never depends on the frames around it or on the number of threads.
 
-    On the CPU every frame is computed by one thread of its own (the libraries below choose other kernels, with other last
-    bits, for other batch sizes and thread counts), and as many frames at a time as torch has threads.
+    On the CPU every sample of every noise scale is computed by one thread of its own (the libraries below choose other kernels,
+    with other last bits, for other batch sizes and thread counts), and as many at a time as torch has threads.
     """
 
     def __init__(
@@ -133,22 +141,30 @@ class FrameScorer:
 
     def __call__(self, jobs: Iterable[FrameJob]) -> Iterator[FrameResult]:
         """Results in the order of the jobs, [S, S] maps on the CPU."""
+        frames = map(self._split, jobs)
         if self._device.type == "cpu":
-            yield from _map_in_threads(self._score, jobs)
+            yield from _in_threads(frames)
         else:
-            yield from map(self._score, jobs)
+            for parts, combine in frames:
+                yield combine([part() for part in parts])
 
-    @torch.inference_mode()
-    def _score(self, job: FrameJob) -> FrameResult:
-        scoring = self._scoring
+    def _split(self, job: FrameJob) -> tuple[list[Callable[[], Sample]], Callable[[Sequence[Sample]], FrameResult]]:
+        """A frame's samples, scale after scale, of which none waits for another, and what makes its result of them."""
         x_0 = job.frame.to(self._device).unsqueeze(0)
         origins = torch.tensor([job.origin], device=self._device)
+        parts = [
+            partial(self._one_sample, x_0, start, torch.tensor([job.seed + sample], device=self._device), origins)
+            for start in self._scoring.starts
+            for sample in range(self._scoring.samples)
+        ]
+        return parts, partial(self._combine, x_0)
+
+    @torch.inference_mode()
+    def _combine(self, x_0: Tensor, parts: Sequence[Sample]) -> FrameResult:
+        scoring = self._scoring
         maps, reconstructions = [], []
-        for start in scoring.starts:
-            samples = [
-                self._one_sample(x_0, start, torch.tensor([job.seed + sample], device=self._device), origins)
-                for sample in range(scoring.samples)
-            ]
+        for first in range(0, len(parts), scoring.samples):
+            samples = parts[first : first + scoring.samples]
             reconstruction = sum(reconstructed for reconstructed, _ in samples) / scoring.samples
             if scoring.map == "kl":
                 anomaly_map = sum(kl for _, kl in samples) / scoring.samples
@@ -159,8 +175,8 @@ class FrameScorer:
             reconstructions.append(reconstruction[0])
         return FrameResult(torch.stack(maps).cpu(), torch.stack(reconstructions).mean(0).cpu())
 
-    def _one_sample(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor) -> tuple[Tensor, Tensor]:
-        """A reconstruction [1, C, S, S] and, for KL maps, the KL [1, 1, S, S] (zeros otherwise)."""
+    @torch.inference_mode()
+    def _one_sample(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor) -> Sample:
         scoring = self._scoring
         t = torch.full_like(seeds, start - 1)
         eps = self._noise(x_0.shape, t=t, seeds=seeds, origins=origins)
@@ -194,23 +210,65 @@ class FrameScorer:
         return maps
 
 
-Item = TypeVar("Item")
+Part = TypeVar("Part")
 Result = TypeVar("Result")
+Work = tuple[list[Callable[[], Part]], Callable[[Sequence[Part]], Result]]
 
 
-def _map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """map() over worker threads that each run torch single-threaded, results in order, few items in flight."""
+def _in_threads(items: Iterable[Work[Part, Result]]) -> Iterator[Result]:
+    """combine([part() for part in parts]) for each (parts, combine), in order, in the worker threads, few items in flight."""
     threads = torch.get_num_threads()
+    pool = _workers(threads)
+    pending: deque[list[Future[Result | None]]] = deque()
+
+    def first() -> Result:
+        [result] = [value for future in pending[0] if (value := future.result()) is not None]
+        pending.popleft()
+        return result
+
+    try:
+        for item in items:
+            pending.append(_submit(pool, *item))
+            if len(pending) > 2 * threads:
+                yield first()
+        while pending:
+            yield first()
+    finally:
+        unfinished = [future for futures in pending for future in futures if not future.cancel()]
+        wait(unfinished)
+
+
+def _submit(
+    pool: ThreadPoolExecutor, parts: list[Callable[[], Part]], combine: Callable[[Sequence[Part]], Result]
+) -> list[Future[Result | None]]:
+    """A future for each part: that of the part that ends last holds the result, the others None."""
+    values: dict[int, Part] = {}
+    ended = itertools.count(1)  # its next() is atomic
+
+    def run(index: int) -> Result | None:
+        values[index] = parts[index]()
+        return combine([values[i] for i in range(len(parts))]) if next(ended) == len(parts) else None
+
+    return [pool.submit(run, index) for index in range(len(parts))]
+
+
+@lru_cache(maxsize=1)
+def _workers(threads: int) -> ThreadPoolExecutor:
+    """Threads that each run torch single-threaded; kept, since new ones would first have to warm up at every image."""
+    started = threading.Barrier(threads + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, initializer=start)
+    for _ in range(threads):
+        pool.submit(int)
+    started.wait()
     # set_num_threads acts on the calling thread, and on those that have not started yet: restore it for the caller.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            pending = []
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 2 * threads:
-                    yield pending.pop(0).result()
-            for future in pending:
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
+    return pool
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not survive a fork
