@@ -20,7 +20,7 @@ from .scoring import Scoring
 
 WINDOW = 1000  # images that the percentiles are over
 RECENT = 32  # images that tell how busy the machine is
-WARM_UP_RUNS = 3
+WARM_UP_ROUNDS = 5
 
 Image = Tensor | np.ndarray | str | os.PathLike[str]
 
@@ -86,7 +86,7 @@ class RealtimeScorer:
 
     deadline_ms: None for no deadline. fallbacks: calibrated detectors from more effort to less, such as `fallbacks(detector, good)`. Each
     image is scored by the first of (detector, *fallbacks) that is expected to meet the deadline, else by the last. Expected is its
-    typical time (the median at the warm-up) times the 90th percentile of how much slower than typical the last 32 images were.
+    fastest time at the warm-up, times the 90th percentile of how many times as long the last 32 images took as the fastest.
     Without fallbacks an image that takes too long is only marked `late`. image_size: (H, W) of the images to come, for the warm-up; without it
     the first image waits for the warm-up. Raises `RuntimeError` for a detector without thresholds, `ValueError` for a
     deadline that is not positive or a fallback with other image channels.
@@ -109,7 +109,7 @@ class RealtimeScorer:
         self._thresholds = [_threshold(each) for each in self.detectors]
         if any(each.channels != detector.channels for each in fallbacks):
             raise ValueError(f"All fallbacks must take images of {detector.channels} channel(s), as the detector does.")
-        self._typical = np.empty(0)  # ms at each level
+        self._fastest = np.empty(0)  # ms at each level
         self._slowdowns = np.empty(RECENT)
         self._latencies = np.empty(WINDOW)  # ms
         self._ends = np.empty(WINDOW)  # s
@@ -120,12 +120,12 @@ class RealtimeScorer:
             self.warm_up(torch.full((detector.channels, *image_size), 0.5))
 
     def warm_up(self, image: Image) -> None:
-        """Score an image several times at every level, which loads the kernels and measures the typical times."""
-        typical = []
+        """Score an image several times at every level, which loads the kernels and measures its fastest time."""
         for detector in self.detectors:
             _predict(detector, image)
-            typical.append(np.median([_timed(detector, image)[1] for _ in range(WARM_UP_RUNS)]))
-        self._typical = np.array(typical)
+        # In turns, so that what disturbs one round does not disturb one level.
+        rounds = [[_timed(detector, image)[1] for detector in self.detectors] for _ in range(WARM_UP_ROUNDS)]
+        self._fastest = np.min(rounds, axis=0)
 
     def __call__(self, image: Image, since: float | None = None) -> RealtimeResult:
         """Score one image, in any form that `Detector.predict` takes.
@@ -136,7 +136,7 @@ class RealtimeScorer:
         since = time.perf_counter() if since is None else since
         level, reason, prediction, error = 0, "", None, ""
         try:
-            if not len(self._typical):
+            if not len(self._fastest):
                 self.warm_up(image)
             level, reason = self._choose(since)
             prediction, took = _timed(self.detectors[level], image)
@@ -154,7 +154,7 @@ class RealtimeScorer:
 
         images, errors, late, degraded: how many. latency_ms: p50, p95 and p99 over the last 1000 scored images, and the max of all; None before the
         first. fps: scored images per second of the clock, over the same 1000; None before the second. levels: for each level its starts,
-        steps, samples, calls, typical_ms (None before the warm-up) and images. telemetry: what the GPU tells (see `telemetry.sample`), or None.
+        steps, samples, calls, fastest_ms (None before the warm-up) and images. telemetry: what the GPU tells (see `telemetry.sample`), or None.
         """
         scored = sum(self._images)
         kept = min(scored, WINDOW)
@@ -166,7 +166,7 @@ class RealtimeScorer:
                 "steps": _steps(detector.scoring),
                 "samples": detector.scoring.samples,
                 "calls": _calls(detector.scoring),
-                "typical_ms": float(self._typical[level]) if len(self._typical) else None,
+                "fastest_ms": float(self._fastest[level]) if len(self._fastest) else None,
                 "images": self._images[level],
             }
             for level, detector in enumerate(self.detectors)
@@ -186,7 +186,7 @@ class RealtimeScorer:
     def _choose(self, since: float) -> tuple[int, str]:
         """The level for an image that has been waiting since then, and why it is not full effort."""
         recent = self._slowdowns[: min(sum(self._images), RECENT)]
-        expected = self._typical * (np.quantile(recent, 0.9) if len(recent) else 1.0)
+        expected = self._fastest * (np.quantile(recent, 0.9) if len(recent) else 1.0)
         if self.deadline_ms is None or len(expected) == 1:
             return 0, ""
         left = self.deadline_ms - (time.perf_counter() - since) * 1e3
@@ -216,7 +216,7 @@ class RealtimeScorer:
 
     def _count(self, result: RealtimeResult, took: float) -> None:
         scored = sum(self._images)
-        self._slowdowns[scored % RECENT] = took / self._typical[result.level]
+        self._slowdowns[scored % RECENT] = took / self._fastest[result.level]
         self._latencies[scored % WINDOW] = result.latency_ms
         self._ends[scored % WINDOW] = time.perf_counter()
         self._longest = max(self._longest, result.latency_ms)
