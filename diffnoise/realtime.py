@@ -19,7 +19,7 @@ from .detector import Detector, PredictionBatch
 from .scoring import Scoring
 
 WINDOW = 1000  # images that the percentiles are over
-RECENT = 32  # images that tell how busy the machine is
+RECENT = 16  # images that tell how busy the machine is
 WARM_UP_ROUNDS = 5
 
 Image = Tensor | np.ndarray | str | os.PathLike[str]
@@ -86,7 +86,7 @@ class RealtimeScorer:
 
     deadline_ms: None for no deadline. fallbacks: calibrated detectors from more effort to less, such as `fallbacks(detector, good)`. Each
     image is scored by the first of (detector, *fallbacks) that is expected to meet the deadline, else by the last. Expected is its
-    fastest time at the warm-up, times the 90th percentile of how many times as long the last 32 images took as the fastest.
+    fastest time at the warm-up, times the 90th percentile of how many times as long the last 16 images took as the fastest.
     Without fallbacks an image that takes too long is only marked `late`. image_size: (H, W) of the images to come, for the warm-up; without it
     the first image waits for the warm-up. Raises `RuntimeError` for a detector without thresholds, `ValueError` for a
     deadline that is not positive or a fallback with other image channels.
@@ -110,7 +110,7 @@ class RealtimeScorer:
         if any(each.channels != detector.channels for each in fallbacks):
             raise ValueError(f"All fallbacks must take images of {detector.channels} channel(s), as the detector does.")
         self._fastest = np.empty(0)  # ms at each level
-        self._slowdowns = np.empty(RECENT)
+        self._slowdowns = np.ones(RECENT)  # time / fastest
         self._latencies = np.empty(WINDOW)  # ms
         self._ends = np.empty(WINDOW)  # s
         self._longest = 0.0  # ms
@@ -185,10 +185,9 @@ class RealtimeScorer:
 
     def _choose(self, since: float) -> tuple[int, str]:
         """The level for an image that has been waiting since then, and why it is not full effort."""
-        recent = self._slowdowns[: min(sum(self._images), RECENT)]
-        expected = self._fastest * (np.quantile(recent, 0.9) if len(recent) else 1.0)
-        if self.deadline_ms is None or len(expected) == 1:
+        if self.deadline_ms is None or len(self.detectors) == 1:
             return 0, ""
+        expected = self._fastest * np.quantile(self._slowdowns, 0.9)
         left = self.deadline_ms - (time.perf_counter() - since) * 1e3
         fitting = np.flatnonzero(expected <= left)
         level = int(fitting[0]) if len(fitting) else len(expected) - 1

@@ -259,6 +259,7 @@ def _workers(threads: int) -> ThreadPoolExecutor:
 
     def start() -> None:
         torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread's first question fixes its number: ask before the caller's is restored
         started.wait()
 
     pool = ThreadPoolExecutor(threads, initializer=start)
