@@ -6,6 +6,8 @@ from . import data as data
 from . import metrics as metrics
 from . import noise as noise
 from . import ops as ops
+from . import realtime as realtime
+from . import telemetry as telemetry
 from .checkpoint import CheckpointError as CheckpointError
 from .data import Augment as Augment
 from .data import DataError as DataError
@@ -17,6 +19,7 @@ from .forward import add_noise as add_noise
 from .models import UNet as UNet
 from .models import UNetConfig as UNetConfig
 from .noise import noise_like as noise_like
+from .realtime import RealtimeScorer as RealtimeScorer
 from .schedule import Schedule as Schedule
 from .scoring import Scoring as Scoring
 from .training import Training as Training

@@ -1,4 +1,4 @@
-"""The command line: train, score, eval, demo, study, bench, doctor."""
+"""The command line: train, score, eval, live, demo, study, bench, doctor."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from typing import Any, get_args
 from . import __version__
 from .checkpoint import CheckpointError, write_atomically
 from .config import Config
-from .data import DataError, Sample, colour_channels, find_samples
+from .data import DataError, Sample, colour_channels, find_samples, read_image
 from .detector import Detector, load
 from .execution import Execution, Precision
 from .methods import PRESETS, preset
 from .metrics import evaluate
 from .noise import KINDS, NOISE_VERSION
 from .outputs import RunWriter, score_samples
+from .realtime import RealtimeScorer, fallbacks
 
 DONE, FAILED, USAGE, PARTLY = 0, 1, 2, 3
 _JSON = "print one JSON object on standard output and nothing else there"
@@ -106,6 +107,22 @@ def _parser() -> argparse.ArgumentParser:
     _execution(evaluation)
     _common(evaluation)
     evaluation.set_defaults(run=_eval)
+
+    live = commands.add_parser(
+        "live", help="score the frames of a folder, video or camera as they come, and draw their maps over them"
+    )
+    live.add_argument("detector", metavar="RUN", help="folder of a trained detector")
+    live.add_argument("source", metavar="SOURCE", help="folder, image, CSV manifest, video, camera number or stream")
+    live.add_argument("--deadline-ms", type=float, metavar="MS", help="after which a result is late")
+    live.add_argument(
+        "--good", metavar="DATA", help="good images that RUN was not trained on: take less effort where MS needs it"
+    )
+    live.add_argument("--output", metavar="DIR|VIDEO", help="folder or .mp4, .avi or .mkv file for the drawn frames")
+    live.add_argument("--overwrite", action="store_true", help="replace an earlier run there")
+    live.add_argument("--window", action="store_true", help="show the drawn frames until q is pressed")
+    live.add_argument("--frames", type=_positive, metavar="N", help="end after so many frames")
+    _common(live)
+    live.set_defaults(run=_live)
 
     demo = commands.add_parser(
         "demo", help="score the photographs that come with the package, with the detector that comes with it"
@@ -262,6 +279,32 @@ def _eval(options: argparse.Namespace) -> int:
     )
     _show(metrics, options.json)
     return _outcome(failures, metrics["images"])
+
+
+def _live(options: argparse.Namespace) -> int:
+    from . import live
+
+    if options.deadline_ms is not None and not options.deadline_ms > 0:
+        raise UsageError("--deadline-ms must be positive.")
+    if options.good and options.deadline_ms is None:
+        raise UsageError("--good serves a deadline; add --deadline-ms.")
+    detector = load(options.detector, device=options.device)
+    lighter: list[Detector] = []
+    if options.good:
+        good = [read_image(sample.path, detector.channels) for sample in find_samples(options.good, "train")]
+        _log(f"setting the thresholds for less effort from {len(good)} good images")
+        lighter = fallbacks(detector, good)
+    found = live.run(
+        RealtimeScorer(detector, options.deadline_ms, fallbacks=lighter),
+        options.source,
+        options.output,
+        window=options.window,
+        limit=options.frames,
+        overwrite=options.overwrite,
+    )
+    shown = found if options.json else found["latency_ms"] | {key: found[key] for key in live.SHOWN}
+    _show(shown | {"output": options.output}, options.json)
+    return _outcome(found["errors"], found["images"])
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -38,6 +38,11 @@ def colormap(values: np.ndarray) -> np.ndarray:
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
+# Tables over the square root of the heat, which is what the opacity follows: of the opacity, and of the colour that it leaves.
+OPACITY = 0.85 * np.linspace(0, 1, 1024, dtype=np.float32)
+PAINT = OPACITY * colormap(np.linspace(0, 1, 1024)[None] ** 2)[0].T.astype(np.float32)  # [3, 1024]
+
+
 def overlay(
     image: torch.Tensor | np.ndarray,
     anomaly_map: torch.Tensor | np.ndarray,
@@ -59,18 +64,20 @@ def overlay(
     if not low <= high:
         raise ValueError(f"The colour scale needs low <= high, got {low} and {high}.")
     if len(pixels) != 3:
-        pixels = np.repeat(pixels.mean(axis=0, keepdims=True), 3, axis=0)
-    background = np.clip((pixels.transpose(1, 2, 0) + 1) * 127.5, 0, 255)  # [H, W, 3]
-    heat = np.clip((values - low) / max(high - low, np.finfo(np.float64).tiny), 0, 1)
-    blended = background + 0.85 * np.sqrt(heat)[..., None] * (colormap(heat) - background)
-    blended[_outline(values > threshold, width=math.ceil(max(values.shape) / THUMBNAIL))] = CONTOUR
-    return np.rint(blended).astype(np.uint8)
+        pixels = pixels.mean(axis=0, keepdims=True)
+    heat = np.clip((values - low) / max(high - low, 1e-30), 0, 1)
+    level = np.rint(np.sqrt(heat) * (len(OPACITY) - 1)).astype(np.intp)
+    background = np.clip((pixels + 1) * 127.5, 0, 255) * (1 - OPACITY.take(level))  # [3 or 1, H, W]
+    # Channel by channel, as numpy is slow along an axis of three.
+    planes = [np.rint(background[c % len(background)] + PAINT[c].take(level)).astype(np.uint8) for c in range(3)]
+    picture = np.stack(planes, axis=-1)
+    picture[_outline(values > threshold, width=math.ceil(max(values.shape) / THUMBNAIL))] = CONTOUR
+    return picture
 
 
 def _array(values: torch.Tensor | np.ndarray) -> np.ndarray:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().double().cpu().numpy()
-    return np.asarray(values, dtype=np.float64)
+    values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    return values if values.dtype == np.float32 else values.astype(np.float64)
 
 
 def _outline(region: np.ndarray, width: int) -> np.ndarray:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Literal, TypeVar, get_args
 
@@ -96,18 +101,21 @@ class FrameJob:
     seed: int
 
 
+Sample = tuple[Tensor, Tensor]  # reconstructions [B, C, S, S] and, for KL maps, KL [B, 1, S, S]
+
+
 @dataclass(frozen=True)
 class FrameResult:
-    maps: Tensor  # [number of scales, S, S], filtered, averaged over samples
+    maps: Tensor  # [1, S, S], of all scales and filtered; or the errors of every scale, [number of scales, S, S]
     reconstruction: Tensor  # [C, S, S], averaged over scales and samples
 
 
 class FrameScorer:
     """Scores frames; `execution` says whether alone or together.
 
-    Alone, a frame's result never depends on the frames around it or on the number of threads. On the CPU it is then computed by one
-    thread (the libraries below choose other kernels, with other last bits, for other batch sizes and thread counts), and as
-    many frames at a time as torch has threads.
+    Alone, a frame's result never depends on the frames around it or on the number of threads. On the CPU every sample of every noise scale
+    is then computed by one thread of its own (the libraries below choose other kernels, with other last bits, for other
+    batch sizes and thread counts), and as many at a time as torch has threads.
     """
 
     def __init__(
@@ -125,7 +133,7 @@ class FrameScorer:
         self._model, self._noise, self._scoring, self._device = model, noise, scoring, device
         self._schedule = Schedule(schedule.betas.to(device))
         self._execution = execution
-        self._captured: dict[int, Captured] = {}
+        self._captured: dict[tuple[int, bool], Captured] = {}
         self._timesteps: dict[int, list[int]] = {}
         self._tables: dict[int, Tensor] = {}
         for start in scoring.starts:
@@ -138,71 +146,94 @@ class FrameScorer:
             else:
                 table = schedule.ddim_table(steps, scoring.eta, prediction)
             self._tables[start] = table.to(device)
+        self._itself, self._taps = anomaly.mean_taps(1).to(device), _taps(scoring).to(device)
         self._x_0_table = schedule.x_0_table(prediction).to(device)
 
-    def __call__(self, jobs: Iterable[FrameJob]) -> Iterator[FrameResult]:
-        """Results in the order of the jobs, [S, S] maps on the CPU."""
+    def __call__(self, jobs: Iterable[FrameJob], scales: Tensor | None = None) -> Iterator[FrameResult]:
+        """Results in the order of the jobs, on the CPU; the map of all `scales` (as in `ops.anomaly_map`), or the errors of every scale."""
+        scales = None if scales is None else scales.to(self._device)
         if self._execution.batch is not None:
             jobs = iter(jobs)
             while chunk := list(islice(jobs, self._execution.batch)):
-                yield from self._score(chunk)
-        elif self._device.type == "cpu":
-            yield from _map_in_threads(lambda job: self._score([job])[0], jobs)
+                yield from self._together(chunk, scales)
         else:
-            yield from (self._score([job])[0] for job in jobs)
+            frames = (self._alone(job, scales) for job in jobs)
+            if self._device.type == "cpu":
+                yield from _in_threads(frames)
+            else:
+                yield from (combine([part() for part in parts]) for parts, combine in frames)
+
+    def filtered(self, errors: Tensor, scales: Tensor | None = None) -> Tensor:
+        """The maps [n, 1, S, S] of errors [n, scales, S, S], on the CPU; with `scales` the same bits as in a `FrameResult`."""
+        scales = None if scales is None else scales.to(self._device)
+        return ops.anomaly_map(errors.to(self._device), self._taps, scales=scales).cpu()
+
+    def _alone(
+        self, job: FrameJob, scales: Tensor | None
+    ) -> tuple[list[Callable[[], Sample]], Callable[[Sequence[Sample]], FrameResult]]:
+        """A frame's samples, scale after scale, of which none waits for another, and what makes its result of them."""
+        x_0, seeds, origins = (tensor.to(self._device) for tensor in _stacked([job]))
+        parts = [
+            partial(self._sample, x_0, start, seeds + sample, origins)
+            for start in self._scoring.starts
+            for sample in range(self._scoring.samples)
+        ]
+        return parts, lambda samples: _results(*self._combine(x_0, samples, scales))[0]
+
+    def _together(self, jobs: Sequence[FrameJob], scales: Tensor | None) -> list[FrameResult]:
+        arguments = _stacked(jobs)
+        if self._execution.capture and self._device.type == "cuda":
+            return _results(*self._replay(*arguments, *(() if scales is None else (scales,))))
+        return _results(*self._compute(*(tensor.to(self._device) for tensor in arguments), scales))
 
     @torch.inference_mode()
-    def _score(self, jobs: Sequence[FrameJob]) -> list[FrameResult]:
-        frames = torch.stack([job.frame for job in jobs])
-        seeds = torch.tensor([job.seed for job in jobs])
-        origins = torch.tensor([job.origin for job in jobs])
-        if self._execution.batch is not None and self._execution.capture and self._device.type == "cuda":
-            maps, reconstructions = self._replay(frames, seeds, origins)
-        else:
-            maps, reconstructions = self._compute(*(x.to(self._device) for x in (frames, seeds, origins)))
-        return [FrameResult(*result) for result in zip(maps.cpu(), reconstructions.cpu(), strict=True)]
-
-    def _replay(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+    def _replay(self, x_0: Tensor, seeds: Tensor, origins: Tensor, *scales: Tensor) -> tuple[Tensor, ...]:
         """`_compute` as a CUDA graph: nothing between upload and results makes the host wait."""
-        count = len(arguments[0])
+        count = len(x_0)
         size = bucket(count, self._execution.batch or count)
         filled = torch.arange(size).clamp_max(count - 1)
-        uploaded = [x[filled].pin_memory() for x in arguments]
-        if size not in self._captured:
-            self._captured[size] = Captured(self._compute, *(x.to(self._device) for x in uploaded))
-        return tuple(result[:count] for result in self._captured[size](*uploaded))
+        arguments = [*(tensor[filled].pin_memory() for tensor in (x_0, seeds, origins)), *scales]
+        key = size, bool(scales)
+        if key not in self._captured:
+            self._captured[key] = Captured(self._compute, *(tensor.to(self._device) for tensor in arguments))
+        return tuple(result[:count] for result in self._captured[key](*arguments))
 
-    def _compute(self, x_0: Tensor, seeds: Tensor, origins: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps [B, scales, S, S] and reconstructions [B, C, S, S], averaged over scales and samples, of frames [B, C, S, S]."""
-        maps, reconstructions = [], []
+    @torch.inference_mode()
+    def _compute(
+        self, x_0: Tensor, seeds: Tensor, origins: Tensor, scales: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`_combine` of all samples of the frames [B, C, S, S], which go through the network together."""
+        count = self._scoring.samples
+        numbers = torch.arange(count, device=x_0.device).repeat(len(x_0))
+        x, seeds, origins = (tensor.repeat_interleave(count, 0) for tensor in (x_0, seeds, origins))
+        samples: list[Sample] = []
         for start in self._scoring.starts:
-            reconstruction, kl = self._samples(x_0, start, seeds, origins)
-            with record_function("diffnoise.tail"):
-                if kl is None:
-                    error = anomaly.squared_error if self._scoring.map == "squared" else anomaly.absolute_error
-                    kl = error(x_0, reconstruction)
-                maps.append(self._filter(kl)[:, 0])
-            reconstructions.append(reconstruction)
-        return torch.stack(maps, 1), torch.stack(reconstructions).mean(0)
+            made = (values.unflatten(0, (-1, count)).unbind(1) for values in self._sample(x, start, seeds + numbers, origins))
+            samples += zip(*made, strict=True)
+        return self._combine(x_0, samples, scales)
 
-    def _samples(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Reconstructions [B, C, S, S] and, for KL maps, KL [B, 1, S, S] at one noise scale, averaged over samples."""
-        samples = self._scoring.samples
-        together = samples if self._execution.batch is not None else 1
-        parts = []
-        for first in range(0, samples, together):
-            numbers = torch.arange(first, first + together, device=x_0.device).repeat(len(x_0))
-            x, seed, origin = (tensor.repeat_interleave(together, 0) for tensor in (x_0, seeds, origins))
-            parts.append(self._one_sample(x, start, seed + numbers, origin))
+    @torch.inference_mode()
+    def _combine(self, x_0: Tensor, samples: Sequence[Sample], scales: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Maps [B, 1 or number of scales, S, S] and reconstructions [B, C, S, S] of frames from their samples, scale after scale."""
+        scoring = self._scoring
+        with record_function("diffnoise.tail"):
+            compared, reconstructions = [], []  # with x_0, or divergences as they are
+            for first in range(0, len(samples), scoring.samples):
+                parts = samples[first : first + scoring.samples]
+                reconstruction = sum(reconstructed for reconstructed, _ in parts) / scoring.samples
+                compared.append(sum(kl for _, kl in parts) / scoring.samples if scoring.map == "kl" else reconstruction)
+                reconstructions.append(reconstruction)
+            target, absolute = None if scoring.map == "kl" else x_0, scoring.map == "absolute"
+            if scales is None:
+                maps = torch.cat(
+                    [ops.anomaly_map(image, self._itself, target, absolute=absolute) for image in compared], 1
+                )
+            else:
+                maps = ops.anomaly_map(torch.cat(compared, 1), self._taps, target, scales, absolute)
+            return maps, torch.stack(reconstructions).mean(0)
 
-        def mean(values: list[Tensor]) -> Tensor:
-            return sum(value.unflatten(0, (-1, together)).sum(1) for value in values) / samples  # type: ignore[return-value]
-
-        reconstruction = mean([reconstructed for reconstructed, _ in parts])
-        return reconstruction, mean([kl for _, kl in parts if kl is not None]) if self._scoring.map == "kl" else None
-
-    def _one_sample(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Reconstructions [B, C, S, S] and, for KL maps, KL [B, 1, S, S]."""
+    @torch.inference_mode()
+    def _sample(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor) -> Sample:
         scoring = self._scoring
         t = torch.full_like(seeds, start - 1)
         with record_function("diffnoise.noise"):
@@ -226,34 +257,85 @@ class FrameScorer:
             learned_variance=learned,
             clip=scoring.clip,
         )
-        return reconstruction, None
-
-    def _filter(self, maps: Tensor) -> Tensor:
-        scoring = self._scoring
-        if scoring.filter == "mean":
-            return anomaly.mean_filter(maps, scoring.filter_size)
-        if scoring.filter == "gaussian":
-            return anomaly.gaussian_filter(maps, scoring.filter_sigma)
-        return maps
+        return reconstruction, x_0.new_zeros(len(x_0))
 
 
-Item = TypeVar("Item")
+def _taps(scoring: Scoring) -> Tensor:
+    if scoring.filter == "gaussian":
+        return anomaly.gaussian_taps(scoring.filter_sigma)
+    return anomaly.mean_taps(scoring.filter_size if scoring.filter == "mean" else 1)
+
+
+def _stacked(jobs: Sequence[FrameJob]) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames [B, C, S, S], seeds [B] and origins [B, 2]."""
+    frames = torch.stack([job.frame for job in jobs])
+    return frames, torch.tensor([job.seed for job in jobs]), torch.tensor([job.origin for job in jobs])
+
+
+def _results(maps: Tensor, reconstructions: Tensor) -> list[FrameResult]:
+    return [FrameResult(*result) for result in zip(maps.cpu(), reconstructions.cpu(), strict=True)]
+
+
+Part = TypeVar("Part")
 Result = TypeVar("Result")
+Work = tuple[list[Callable[[], Part]], Callable[[Sequence[Part]], Result]]
 
 
-def _map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """map() over worker threads that each run torch single-threaded, results in order, few items in flight."""
+def _in_threads(items: Iterable[Work[Part, Result]]) -> Iterator[Result]:
+    """combine([part() for part in parts]) for each (parts, combine), in order, in the worker threads, few items in flight."""
     threads = torch.get_num_threads()
+    pool = _workers(threads)
+    pending: deque[list[Future[Result | None]]] = deque()
+
+    def first() -> Result:
+        [result] = [value for future in pending[0] if (value := future.result()) is not None]
+        pending.popleft()
+        return result
+
+    try:
+        for item in items:
+            pending.append(_submit(pool, *item))
+            if len(pending) > 2 * threads:
+                yield first()
+        while pending:
+            yield first()
+    finally:
+        unfinished = [future for futures in pending for future in futures if not future.cancel()]
+        wait(unfinished)
+
+
+def _submit(
+    pool: ThreadPoolExecutor, parts: list[Callable[[], Part]], combine: Callable[[Sequence[Part]], Result]
+) -> list[Future[Result | None]]:
+    """A future for each part: that of the part that ends last holds the result, the others None."""
+    values: dict[int, Part] = {}
+    ended = itertools.count(1)  # its next() is atomic
+
+    def run(index: int) -> Result | None:
+        values[index] = parts[index]()
+        return combine([values[i] for i in range(len(parts))]) if next(ended) == len(parts) else None
+
+    return [pool.submit(run, index) for index in range(len(parts))]
+
+
+@lru_cache(maxsize=1)
+def _workers(threads: int) -> ThreadPoolExecutor:
+    """Threads that each run torch single-threaded; kept, since new ones would first have to warm up at every image."""
+    started = threading.Barrier(threads + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread's first question fixes its number: ask before the caller's is restored
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, initializer=start)
+    for _ in range(threads):
+        pool.submit(int)
+    started.wait()
     # set_num_threads acts on the calling thread, and on those that have not started yet: restore it for the caller.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            pending = []
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 2 * threads:
-                    yield pending.pop(0).result()
-            for future in pending:
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
+    return pool
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not survive a fork

@@ -437,7 +437,7 @@ def test_a_process_ends_with_the_one_that_started_it():
 
 ROW_KEYS = {
     "case", "op", "what", "device", "threads", "isa", "lowered", "kernel", "shape", "samples", "bytes", "flop", "error", "tolerance",
-    "status", "limit", "others", "timings",
+    "status", "limit", "others", "telemetry", "timings",
 }  # fmt: skip
 TIMING_KEYS = {"name", "seconds", "samples_per_s", "GB_per_s", "GFLOP_per_s", "share_of_limit"}
 
@@ -553,23 +553,6 @@ def test_the_commit_of_a_checkout(tmp_path, monkeypatch):
     assert len(head) == 40 and machine.commit() == head
     (tmp_path / "pyproject.toml").write_text("changed")
     assert machine.commit() == f"{head}+changes"
-
-
-def test_the_state_of_a_gpu_is_absent_without_error(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert machine.gpu_state() is None
-    monkeypatch.setitem(sys.modules, "pynvml", without_a_driver())
-    assert machine.gpu_state() is None
-
-
-def without_a_driver() -> SimpleNamespace:
-    class NVMLError(Exception):
-        pass
-
-    def init() -> None:
-        raise NVMLError
-
-    return SimpleNamespace(NVMLError=NVMLError, nvmlInit=init)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .. import __version__
+from .. import __version__, telemetry
 from ..noise import NOISE_VERSION
 from ..ops import _native
 
@@ -27,6 +27,7 @@ PACKAGES = (
     "numba",
     "pyfastnoisesimd",
     "pyfastnoiselite",
+    "nvidia-ml-py",
 )
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,11 +90,6 @@ def _busy() -> tuple[float, float, float] | None:
     return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK"), time.process_time(), time.perf_counter()
 
 
-def gpu_state() -> dict[str, float] | None:
-    """Clock, power, temperature and utilisation of the GPU at this moment; None without one or without nvidia-ml-py."""
-    return _nvml(_state)
-
-
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -131,30 +127,5 @@ def _gpu() -> dict[str, Any]:
         "multiprocessors": properties.multi_processor_count,
         "memory_GiB": round(properties.total_memory / 2**30, 1),
         "cuda": torch.version.cuda,
-        "driver": _nvml(lambda nvml, device: nvml.nvmlSystemGetDriverVersion()),
+        "driver": telemetry.driver(),
     }
-
-
-def _state(nvml: Any, device: Any) -> dict[str, float]:
-    return {
-        "sm_clock_MHz": nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM),
-        "memory_clock_MHz": nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_MEM),
-        "power_W": nvml.nvmlDeviceGetPowerUsage(device) / 1000,
-        "temperature_C": nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU),
-        "utilisation_percent": nvml.nvmlDeviceGetUtilizationRates(device).gpu,
-    }
-
-
-def _nvml(ask: Any) -> Any:
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        try:
-            return ask(pynvml, pynvml.nvmlDeviceGetHandleByIndex(0))
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return None

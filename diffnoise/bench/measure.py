@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .. import telemetry
 from ..ops import _native
 from . import check, limits, machine, work
 from .cases import Case, read_bytes, written_bytes
@@ -23,7 +24,7 @@ def measure(case: Case, device: torch.device, effort: Effort, compilers: bool, l
     """One row. Its `status` is "timed", or "wrong" for a kernel that disagrees with its reference: that is not timed.
 
     `others` is how many cores other processes used meanwhile: where they do, long calls are interrupted more than short ones, and
-    ratios of the two say little. compilers: whether peers may compile first. lowered: whether a lower instruction set than the best is in use.
+    ratios of the two say little. `telemetry` is what the GPU told before and after the timing, where there is one that tells. compilers: whether peers may compile first. lowered: whether a lower instruction set than the best is in use.
     """
     arguments, shape = case.arguments(device), case.shape(device)
     ours = positional(case.op, arguments)
@@ -47,6 +48,7 @@ def measure(case: Case, device: torch.device, effort: Effort, compilers: bool, l
         "status": "timed" if error <= check.TOLERANCE else "wrong",
         "limit": None,
         "others": None,
+        "telemetry": None,
         "timings": [],
     }
     if row["status"] == "wrong":
@@ -57,15 +59,14 @@ def measure(case: Case, device: torch.device, effort: Effort, compilers: bool, l
     probes = {} if case.latency else _probes(arguments, shape, device)
     for probe in probes.values():
         probe.call()
-    others = machine.others()
+    others, before = machine.others(), telemetry.sample(device)
     seconds = interleave({OURS: ours} | calls | {name: p.call for name, p in probes.items()}, clock, effort)
     row["others"] = others()
+    row["telemetry"] = {"before": before, "after": telemetry.sample(device)} if before else None
     timings = {name: Timing.of(values) for name, values in seconds.items()}
     row["limit"] = limit(row, {name: (p, timings.pop(name)) for name, p in probes.items()}) if probes else None
     row["timings"] = [timed(name, timing, row) for name, timing in timings.items()]
     row["timings"] += [{"name": name, "left_out": reason} for name, reason in left_out.items()]
-    if device.type == "cuda":
-        row["gpu_state"] = machine.gpu_state()
     return row
 
 
