@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import __version__
-from .anomaly import image_score, threshold_from_good
+from . import __version__, ops
+from .anomaly import image_score, mean_taps, threshold_from_good
 from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .config import Config
 from .data import DataError, Framing, Placement, find_samples, read_image
@@ -231,7 +231,8 @@ class Detector:
         for scale in range(len(self.scoring.starts)):
             pixels = np.concatenate([maps[scale].numpy().ravel() for maps in raw]).astype(np.float64)
             constants.append((float(pixels.mean()), max(float(pixels.std()), 1e-12)))
-        maps = [_combine(scales, constants) for scales in raw]
+        units = torch.tensor(constants, dtype=torch.float64)
+        maps = [ops.anomaly_map(scales.transpose(0, 1), mean_taps(1), scales=units)[0] for scales in raw]
         rate = self.scoring.false_alarm_rate
         image_threshold = threshold_from_good([self._image_score(m) for m in maps], rate)
         largest = [float(m.max()) for m in maps]
@@ -277,8 +278,9 @@ class Detector:
             torch.zeros(len(loaded), 1, height, width),
             torch.zeros(len(loaded), self.channels, height, width),
         )
-        for i, (_, scales, reconstruction) in enumerate(self._run((None, image) for image in loaded)):
-            maps[i], reconstructions[i] = _combine(scales, calibration.scales), reconstruction
+        results = self._run(((None, image) for image in loaded), calibration)
+        for i, (_, anomaly_map, reconstruction) in enumerate(results):
+            maps[i], reconstructions[i] = anomaly_map[0], reconstruction
             if not _finite(maps[i], reconstruction):
                 raise ValueError(f"Image {i}: {_NOT_FINITE}")
         scores = torch.tensor([self._image_score(m) for m in maps])
@@ -298,11 +300,11 @@ class Detector:
                     image, error = None, str(problem)
                 yield (path, image, error), image
 
-        for (path, image, error), scales, reconstruction in self._run(load()):
+        for (path, image, error), maps, reconstruction in self._run(load(), calibration):
             if error:
                 yield ImageResult(path, error)
                 continue
-            anomaly_map = _combine(scales, calibration.scales)
+            anomaly_map = maps[0]
             if not _finite(anomaly_map, reconstruction):
                 yield ImageResult(path, f"{path}: {_NOT_FINITE}")
                 continue
@@ -312,8 +314,14 @@ class Detector:
                 path, "", score, label, image, anomaly_map, anomaly_map > calibration.pixel_threshold, reconstruction
             )
 
-    def _run(self, images: Iterable[tuple[Any, Tensor | None]]) -> Iterator[tuple[Any, Tensor, Tensor]]:
-        """(key, maps [scales, 1, H, W], reconstruction [C, H, W]) for each (key, image), in order; empty tensors for no image."""
+    def _run(
+        self, images: Iterable[tuple[Any, Tensor | None]], calibration: Calibration | None = None
+    ) -> Iterator[tuple[Any, Tensor, Tensor]]:
+        """(key, maps [n, 1, H, W], reconstruction [C, H, W]) for each (key, image), in order; empty tensors for no image.
+
+        One map, the mean over noise scales in units of good images, where a calibration says what they are; without it one of every scale.
+        """
+        units = None if calibration is None else torch.tensor(calibration.scales, dtype=torch.float64)
         waiting: deque[tuple[Any, Placement | None]] = deque()
         nothing = torch.empty(0)
 
@@ -328,7 +336,7 @@ class Detector:
                     yield FrameJob(frame, (y, x) if self.noise.stationary else (0, 0), self.scoring.seed)
 
         collected: list[FrameResult] = []
-        for result in self._scorer(jobs()):
+        for result in self._scorer(jobs(), units):
             while waiting[0][1] is None:
                 yield waiting.popleft()[0], nothing, nothing
             collected.append(result)
@@ -447,12 +455,6 @@ def _image_channels(model: nn.Module) -> int:
 def _finite(*tensors: Tensor) -> bool:
     """Clipping hides an infinite output from a KL map, but not from the reconstruction."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
-
-
-def _combine(scales: Tensor, constants: Sequence[tuple[float, float]]) -> Tensor:
-    """Mean over noise scales of the maps in units of good images, (mean, deviation): [scales, 1, H, W] -> [1, H, W]."""
-    mean, deviation = torch.tensor(constants).view(-1, 2, 1, 1, 1).unbind(1)
-    return ((scales - mean) / deviation).mean(0)
 
 
 def _to_images(images: Tensor | np.ndarray, channels: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar, get_args
 
 import torch
@@ -94,7 +95,7 @@ class FrameJob:
 
 @dataclass(frozen=True)
 class FrameResult:
-    maps: Tensor  # [number of scales, S, S], filtered, averaged over samples
+    maps: Tensor  # [number of scales, S, S], or [1, S, S] of all scales; filtered, averaged over samples
     reconstruction: Tensor  # [C, S, S], averaged over scales and samples
 
 
@@ -129,35 +130,37 @@ class FrameScorer:
             else:
                 table = schedule.ddim_table(steps, scoring.eta, prediction)
             self._tables[start] = table.to(device)
+        self._taps = _taps(scoring).to(device)
         self._x_0_table = schedule.x_0_table(prediction).to(device)
 
-    def __call__(self, jobs: Iterable[FrameJob]) -> Iterator[FrameResult]:
-        """Results in the order of the jobs, [S, S] maps on the CPU."""
+    def __call__(self, jobs: Iterable[FrameJob], scales: Tensor | None = None) -> Iterator[FrameResult]:
+        """Results in the order of the jobs, on the CPU: a map of every scale, or the one map that `ops.anomaly_map` makes of `scales`."""
+        score = partial(self._score, scales=None if scales is None else scales.to(self._device))
         if self._device.type == "cpu":
-            yield from _map_in_threads(self._score, jobs)
+            yield from _map_in_threads(score, jobs)
         else:
-            yield from map(self._score, jobs)
+            yield from map(score, jobs)
 
     @torch.inference_mode()
-    def _score(self, job: FrameJob) -> FrameResult:
+    def _score(self, job: FrameJob, scales: Tensor | None) -> FrameResult:
         scoring = self._scoring
         x_0 = job.frame.to(self._device).unsqueeze(0)
         origins = torch.tensor([job.origin], device=self._device)
-        maps, reconstructions = [], []
+        compared, reconstructions = [], []  # with x_0, or divergences as they are
         for start in scoring.starts:
             samples = [
                 self._one_sample(x_0, start, torch.tensor([job.seed + sample], device=self._device), origins)
                 for sample in range(scoring.samples)
             ]
             reconstruction = sum(reconstructed for reconstructed, _ in samples) / scoring.samples
-            if scoring.map == "kl":
-                anomaly_map = sum(kl for _, kl in samples) / scoring.samples
-            else:
-                error = anomaly.squared_error if scoring.map == "squared" else anomaly.absolute_error
-                anomaly_map = error(x_0, reconstruction)
-            maps.append(self._filter(anomaly_map)[0, 0])
+            compared.append(sum(kl for _, kl in samples) / scoring.samples if scoring.map == "kl" else reconstruction)
             reconstructions.append(reconstruction[0])
-        return FrameResult(torch.stack(maps).cpu(), torch.stack(reconstructions).mean(0).cpu())
+        target, absolute = None if scoring.map == "kl" else x_0, scoring.map == "absolute"
+        if scales is None:
+            maps = torch.cat([ops.anomaly_map(image, self._taps, target, absolute=absolute) for image in compared], 1)
+        else:
+            maps = ops.anomaly_map(torch.cat(compared, 1), self._taps, target, scales, absolute)
+        return FrameResult(maps[0].cpu(), torch.stack(reconstructions).mean(0).cpu())
 
     def _one_sample(self, x_0: Tensor, start: int, seeds: Tensor, origins: Tensor) -> tuple[Tensor, Tensor]:
         """A reconstruction [1, C, S, S] and, for KL maps, the KL [1, 1, S, S] (zeros otherwise)."""
@@ -185,13 +188,11 @@ class FrameScorer:
         )
         return reconstruction, torch.zeros(())
 
-    def _filter(self, maps: Tensor) -> Tensor:
-        scoring = self._scoring
-        if scoring.filter == "mean":
-            return anomaly.mean_filter(maps, scoring.filter_size)
-        if scoring.filter == "gaussian":
-            return anomaly.gaussian_filter(maps, scoring.filter_sigma)
-        return maps
+
+def _taps(scoring: Scoring) -> Tensor:
+    if scoring.filter == "gaussian":
+        return anomaly.gaussian_taps(scoring.filter_sigma)
+    return anomaly.mean_taps(scoring.filter_size if scoring.filter == "mean" else 1)
 
 
 Item = TypeVar("Item")
