@@ -9,7 +9,7 @@
 namespace diffnoise {
 namespace {
 
-// One sample's images and what is made of them: the sum over scales of factor * (sum over channels of the error -
+// One sample's images and what is made of them: the sum over scales of factor * (mean over channels of the error -
 // offset).
 template <class Image, class T>
 struct Source {
@@ -34,6 +34,7 @@ struct Scratch {
 template <class Error, class Image, class T>
 DN_HD void combine(const Source<Image, T>& source, int64_t y, T* sum, T* out) {
     const int64_t width = source.width, map = source.height * width;
+    const T share = T(1) / source.channels;
     const Image *image = source.images + y * width, *first = source.x_0 + (source.x_0 ? y * width : 0);
     for (int64_t scale = 0; scale < source.scales; ++scale) {
         const T offset = source.offsets[scale], factor = source.factors[scale];
@@ -49,9 +50,9 @@ DN_HD void combine(const Source<Image, T>& source, int64_t y, T* sum, T* out) {
             }
         }
         if (scale == 0) {
-            for (int64_t x = 0; x < width; ++x) out[x] = (sum[x] - offset) * factor;
+            for (int64_t x = 0; x < width; ++x) out[x] = (sum[x] * share - offset) * factor;
         } else {
-            for (int64_t x = 0; x < width; ++x) out[x] += (sum[x] - offset) * factor;
+            for (int64_t x = 0; x < width; ++x) out[x] += (sum[x] * share - offset) * factor;
         }
     }
 }
@@ -61,21 +62,6 @@ DN_HD void combine(const Source<Image, T>& source, int64_t y, T* sum, T* out) {
     if (!source.x_0) return combine<Itself>(source, y, sum, out);
     if (source.absolute) return combine<Absolute>(source, y, sum, out);
     combine<Squared>(source, y, sum, out);
-}
-
-// Asks for a register's columns of the rows from `top` on, so that they come while others are filtered.
-template <class Image, class T>
-DN_HD void prefetch(const Source<Image, T>& source, int64_t x, int64_t top, int64_t rows) {
-    const int64_t width = source.width, map = source.height * width;
-    for (int64_t y = top; y < std::min(top + rows, source.height); ++y) {
-        const int64_t at = y * width + x;
-        for (int64_t i = 0; i < source.scales * source.channels; ++i) {
-            __builtin_prefetch(source.images + i * map + at, 0, 2);
-        }
-        for (int64_t i = 0; i < (source.x_0 ? source.channels : 0); ++i) {
-            __builtin_prefetch(source.x_0 + i * map + at, 0, 2);
-        }
-    }
 }
 
 // Rows top to top + rows of a sample's map.
@@ -117,7 +103,6 @@ struct Band {
         std::fill(column + rows * lanes, column + high * lanes, T(0));
         const int64_t block = (wide + 2 * radius) * lanes;
         for (int64_t x = 0; x < wide; x += lanes) {
-            prefetch(source, x, top + rows + radius, rows);
             filter(plane + x, stride, rows, top % size);
             for (int64_t y = 0; y < high; y += lanes) {
                 transpose<Isa>(column + y * lanes, turned + y / lanes * block + (radius + x) * lanes, lanes);
@@ -177,8 +162,8 @@ void anomaly_map_kernel(const Inputs& inputs, const Shape& shape, compute_t<Imag
     }
     std::vector<T> offsets(count), factors(count);
     for (int64_t scale = 0; scale < count; ++scale) {
-        offsets[scale] = channels * scales[2 * scale];
-        factors[scale] = 1 / (scales[2 * scale + 1] * channels * count);
+        offsets[scale] = scales[2 * scale];
+        factors[scale] = 1 / (scales[2 * scale + 1] * count);
     }
     const std::vector<double> values = numbers(inputs.taps, "taps");
     STD_TORCH_CHECK(values.size() % 2 == 1, "taps must be odd in number.");

@@ -10,30 +10,44 @@
 
 namespace diffnoise {
 
+// Adds taps[k] line[g + k] to sum[g], for so many sums and taps: a line is loaded once for all of them.
+template <class Isa, int sums, int count, class T>
+DN_HD void add_taps(const T* in, int64_t stride, const T* taps, Vector<Isa, T>* sum) {
+    using V = Vector<Isa, T>;
+    V tap[count];
+    for (int k = 0; k < count; ++k) tap[k] = broadcast<Isa>(taps[k]);
+    for (int j = 0; j < sums + count - 1; ++j) {
+        const V line = *reinterpret_cast<const V*>(in + j * stride);
+        for (int k = 0; k < count; ++k) {
+            if (0 <= j - k && j - k < sums) sum[j - k] = multiply_add<Isa>(line, tap[k], sum[j - k]);
+        }
+    }
+}
+
 // out[i] = sum over k of taps[k] line[i + k], where in[i * stride] begins line i; a register of every line.
+template <class Isa, int sums, class T>
+DN_HD int64_t weighted_sums(const T* in, int64_t stride, int64_t begin, int64_t count, const T* taps, int64_t size,
+                            T* out) {
+    using V = Vector<Isa, T>;
+    constexpr int64_t lanes = Isa::bytes / sizeof(T), together = 4;
+    int64_t i = begin;
+    for (; i + sums <= count; i += sums) {
+        V sum[sums] = {};
+        const T* lines = in + i * stride;
+        int64_t k = 0;
+        for (; k + together <= size; k += together) {
+            add_taps<Isa, sums, together>(lines + k * stride, stride, taps + k, sum);
+        }
+        for (; k < size; ++k) add_taps<Isa, sums, 1>(lines + k * stride, stride, taps + k, sum);
+        for (int g = 0; g < sums; ++g) *reinterpret_cast<V*>(out + (i + g) * lanes) = sum[g];
+    }
+    return i;
+}
 template <class Isa, class T>
 DN_HD void weighted_sums(const T* in, int64_t stride, int64_t count, const T* taps, int64_t size, T* out) {
-    using V = Vector<Isa, T>;
-    constexpr int64_t lanes = Isa::bytes / sizeof(T), group = 8;  // enough sums at a time to hide the latency of one
-    int64_t i = 0;
-    for (; i + group <= count; i += group) {
-        V sum[group] = {};
-        for (int64_t k = 0; k < size; ++k) {
-            const V tap = broadcast<Isa>(taps[k]);
-            const T* line = in + (i + k) * stride;
-            for (int64_t g = 0; g < group; ++g) {
-                sum[g] = multiply_add<Isa>(*reinterpret_cast<const V*>(line + g * stride), tap, sum[g]);
-            }
-        }
-        for (int64_t g = 0; g < group; ++g) *reinterpret_cast<V*>(out + (i + g) * lanes) = sum[g];
-    }
-    for (; i < count; ++i) {
-        V sum = {};
-        for (int64_t k = 0; k < size; ++k) {
-            sum = multiply_add<Isa>(*reinterpret_cast<const V*>(in + (i + k) * stride), broadcast<Isa>(taps[k]), sum);
-        }
-        *reinterpret_cast<V*>(out + i * lanes) = sum;
-    }
+    constexpr int sums = 8;  // enough to hide the latency of one; of more the compiler keeps some in memory
+    const int64_t done = weighted_sums<Isa, sums>(in, stride, 0, count, taps, size, out);
+    weighted_sums<Isa, 1>(in, stride, done, count, taps, size, out);
 }
 
 // The same where all taps are equal, in three additions whatever their number (van Herk 1992, for sums): the lines are

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import __version__, ops
-from .anomaly import image_score, mean_taps, threshold_from_good
+from . import __version__
+from .anomaly import image_score, threshold_from_good
 from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .config import Config
 from .data import DataError, Framing, Placement, find_samples, read_image
@@ -223,16 +223,19 @@ class Detector:
         """Set map units and thresholds from good images [C, H, W] in [-1, 1] that the model was not trained on."""
         self.calibration = None
         raw = []
-        for _, scales, reconstruction in self._run((None, image) for image in good):
-            if not _finite(scales, reconstruction):
+        for _, placement, errors, reconstruction in self._run((None, image) for image in good):
+            if not _finite(errors, reconstruction):
                 raise ValueError(f"There are no thresholds: {_NOT_FINITE}")
-            raw.append(scales)
+            raw.append((errors, placement))
+
+        def maps_of(chosen: slice, scales: Tensor | None = None) -> list[Tensor]:
+            return [self.framing.merge(self._scorer.filtered(e[:, chosen], scales), placement) for e, placement in raw]
+
         constants = []
         for scale in range(len(self.scoring.starts)):
-            pixels = np.concatenate([maps[scale].numpy().ravel() for maps in raw]).astype(np.float64)
+            pixels = np.concatenate([m.numpy().ravel() for m in maps_of(slice(scale, scale + 1))]).astype(np.float64)
             constants.append((float(pixels.mean()), max(float(pixels.std()), 1e-12)))
-        units = torch.tensor(constants, dtype=torch.float64)
-        maps = [ops.anomaly_map(scales.transpose(0, 1), mean_taps(1), scales=units)[0] for scales in raw]
+        maps = maps_of(slice(None), torch.tensor(constants, dtype=torch.float64))
         rate = self.scoring.false_alarm_rate
         image_threshold = threshold_from_good([self._image_score(m) for m in maps], rate)
         largest = [float(m.max()) for m in maps]
@@ -279,8 +282,8 @@ class Detector:
             torch.zeros(len(loaded), self.channels, height, width),
         )
         results = self._run(((None, image) for image in loaded), calibration)
-        for i, (_, anomaly_map, reconstruction) in enumerate(results):
-            maps[i], reconstructions[i] = anomaly_map[0], reconstruction
+        for i, (_, placement, frames, reconstruction) in enumerate(results):
+            maps[i], reconstructions[i] = self.framing.merge(frames, placement), reconstruction
             if not _finite(maps[i], reconstruction):
                 raise ValueError(f"Image {i}: {_NOT_FINITE}")
         scores = torch.tensor([self._image_score(m) for m in maps])
@@ -300,11 +303,11 @@ class Detector:
                     image, error = None, str(problem)
                 yield (path, image, error), image
 
-        for (path, image, error), maps, reconstruction in self._run(load(), calibration):
+        for (path, image, error), placement, frames, reconstruction in self._run(load(), calibration):
             if error:
                 yield ImageResult(path, error)
                 continue
-            anomaly_map = maps[0]
+            anomaly_map = self.framing.merge(frames, placement)
             if not _finite(anomaly_map, reconstruction):
                 yield ImageResult(path, f"{path}: {_NOT_FINITE}")
                 continue
@@ -316,14 +319,15 @@ class Detector:
 
     def _run(
         self, images: Iterable[tuple[Any, Tensor | None]], calibration: Calibration | None = None
-    ) -> Iterator[tuple[Any, Tensor, Tensor]]:
-        """(key, maps [n, 1, H, W], reconstruction [C, H, W]) for each (key, image), in order; empty tensors for no image.
+    ) -> Iterator[tuple[Any, Placement, Tensor, Tensor]]:
+        """(key, placement, maps of the frames [n, 1, S, S], reconstruction [C, H, W]) for each (key, image), in order.
 
-        One map, the mean over noise scales in units of good images, where a calibration says what they are; without it one of every scale.
+        Without a calibration, which has the units of the noise scales, errors of every scale [n, scales, S, S] instead of maps.
+        Empty tensors for no image.
         """
         units = None if calibration is None else torch.tensor(calibration.scales, dtype=torch.float64)
         waiting: deque[tuple[Any, Placement | None]] = deque()
-        nothing = torch.empty(0)
+        nothing = Placement((0, 0), (0, 0), torch.empty(0, 2)), torch.empty(0), torch.empty(0)
 
         def jobs() -> Iterator[FrameJob]:
             for key, image in images:
@@ -338,23 +342,19 @@ class Detector:
         collected: list[FrameResult] = []
         for result in self._scorer(jobs(), units):
             while waiting[0][1] is None:
-                yield waiting.popleft()[0], nothing, nothing
+                yield waiting.popleft()[0], *nothing
             collected.append(result)
             key, placement = waiting[0]
             assert placement is not None
             if len(collected) == len(placement.origins):
                 waiting.popleft()
-                maps = torch.stack([frame.maps for frame in collected], 1).unsqueeze(2)  # [scales, n, 1, S, S]
+                maps = torch.stack([frame.maps for frame in collected])
                 pixels = torch.stack([frame.reconstruction for frame in collected], 1).unsqueeze(2)  # [C, n, 1, S, S]
                 collected = []
                 merge = self.framing.merge
-                yield (
-                    key,
-                    torch.stack([merge(m, placement) for m in maps]),
-                    torch.cat([merge(channel, placement) for channel in pixels]),
-                )
+                yield key, placement, maps, torch.cat([merge(channel, placement) for channel in pixels])
         for key, _ in waiting:
-            yield key, nothing, nothing
+            yield key, *nothing
 
     def _image_score(self, anomaly_map: Tensor) -> float:
         return float(image_score(anomaly_map.unsqueeze(0), min(self.scoring.top_k, anomaly_map.numel())))

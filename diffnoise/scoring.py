@@ -95,7 +95,7 @@ class FrameJob:
 
 @dataclass(frozen=True)
 class FrameResult:
-    maps: Tensor  # [number of scales, S, S], or [1, S, S] of all scales; filtered, averaged over samples
+    maps: Tensor  # [1, S, S], of all scales and filtered; or the errors of every scale, [number of scales, S, S]
     reconstruction: Tensor  # [C, S, S], averaged over scales and samples
 
 
@@ -134,12 +134,17 @@ class FrameScorer:
         self._x_0_table = schedule.x_0_table(prediction).to(device)
 
     def __call__(self, jobs: Iterable[FrameJob], scales: Tensor | None = None) -> Iterator[FrameResult]:
-        """Results in the order of the jobs, on the CPU: a map of every scale, or the one map that `ops.anomaly_map` makes of `scales`."""
+        """Results in the order of the jobs, on the CPU; the map of all `scales` (as in `ops.anomaly_map`), or the errors of every scale."""
         score = partial(self._score, scales=None if scales is None else scales.to(self._device))
         if self._device.type == "cpu":
             yield from _map_in_threads(score, jobs)
         else:
             yield from map(score, jobs)
+
+    def filtered(self, errors: Tensor, scales: Tensor | None = None) -> Tensor:
+        """The maps [n, 1, S, S] of errors [n, scales, S, S], on the CPU; with `scales` the same bits as in a `FrameResult`."""
+        scales = None if scales is None else scales.to(self._device)
+        return ops.anomaly_map(errors.to(self._device), self._taps, scales=scales).cpu()
 
     @torch.inference_mode()
     def _score(self, job: FrameJob, scales: Tensor | None) -> FrameResult:
@@ -157,7 +162,8 @@ class FrameScorer:
             reconstructions.append(reconstruction[0])
         target, absolute = None if scoring.map == "kl" else x_0, scoring.map == "absolute"
         if scales is None:
-            maps = torch.cat([ops.anomaly_map(image, self._taps, target, absolute=absolute) for image in compared], 1)
+            itself = anomaly.mean_taps(1).to(self._device)
+            maps = torch.cat([ops.anomaly_map(image, itself, target, absolute=absolute) for image in compared], 1)
         else:
             maps = ops.anomaly_map(torch.cat(compared, 1), self._taps, target, scales, absolute)
         return FrameResult(maps[0].cpu(), torch.stack(reconstructions).mean(0).cpu())
