@@ -62,9 +62,12 @@ def image_score(anomaly_map: Tensor, top_k: int = 1) -> Tensor:
     flat = anomaly_map.flatten(1)
     if not 1 <= top_k <= flat.shape[1]:
         raise ValueError(f"top_k must lie between 1 and the {flat.shape[1]} pixels of the map, but is {top_k}.")
+    largest = flat.amax(1)  # NaN where there is one
+    if top_k == 1:
+        return largest
     # A sum of many values has other last bits for other thread counts; the cumulative one is taken in order.
     scores = flat.topk(top_k, dim=1).values.cumsum(1)[:, -1] / top_k
-    return torch.where(flat.isnan().any(1), torch.nan, scores)
+    return torch.where(largest.isnan(), largest, scores)
 
 
 def threshold_from_good(scores: Sequence[float], false_alarm_rate: float) -> float:

@@ -63,7 +63,7 @@ def anomaly_map(
         errors = errors.abs() if absolute else errors.square()
     mean, deviation = scales.view(-1, 2, 1, 1, 1).unbind(1)
     maps = ((errors.mean(2, keepdim=True) - mean) / deviation).mean(1)
-    for axis in (2, 3):
+    for axis in (2, 3) if maps.numel() else ():
         length = maps.shape[axis]
         padded = _reflect(maps, len(taps) // 2, axis)
         # A sum of shifted copies: the same bits for any batch and thread count, which a convolution library does not promise.
@@ -74,8 +74,8 @@ def anomaly_map(
 def _reflect(maps: Tensor, radius: int, axis: int) -> Tensor:
     """Pad by reflection without repeating the border pixel, as often as the radius needs."""
     length = maps.shape[axis]
-    if length <= 1:
-        index = torch.zeros(length + 2 * radius * length, dtype=torch.int64, device=maps.device)
+    if length == 1:
+        index = torch.zeros(1 + 2 * radius, dtype=torch.int64, device=maps.device)
     else:
         period = 2 * (length - 1)
         index = torch.arange(-radius, length + radius, device=maps.device) % period
