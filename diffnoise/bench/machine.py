@@ -27,6 +27,7 @@ PACKAGES = (
     "numba",
     "pyfastnoisesimd",
     "pyfastnoiselite",
+    "opencv-python-headless",
 )
 ROOT = Path(__file__).resolve().parents[2]
 

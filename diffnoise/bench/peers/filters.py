@@ -60,8 +60,8 @@ def _cv2() -> Any:
 
 
 def _blur_each(arguments: Arguments) -> Callable[[], np.ndarray]:
-    cv2, errors = _cv2(), _errors(arguments)
-    return _each(errors, lambda map: cv2.blur(map, (SIZE, SIZE), borderType=cv2.BORDER_REFLECT_101))
+    cv2, size = _cv2(), (SIZE, SIZE)
+    return _each(arguments, lambda map, out: cv2.blur(map, size, out, borderType=cv2.BORDER_REFLECT_101))
 
 
 def _blur_together(arguments: Arguments) -> Callable[[], Tensor]:
@@ -77,12 +77,21 @@ def _blur_together(arguments: Arguments) -> Callable[[], Tensor]:
 
 
 def _gaussian_each(arguments: Arguments) -> Callable[[], np.ndarray]:
-    cv2, errors, size = _cv2(), _errors(arguments), len(arguments["taps"])
-    return _each(errors, lambda map: cv2.GaussianBlur(map, (size, size), SIGMA, borderType=cv2.BORDER_REFLECT_101))
+    cv2, size = _cv2(), (len(arguments["taps"]),) * 2
+    return _each(arguments, lambda map, out: cv2.GaussianBlur(map, size, SIGMA, out, borderType=cv2.BORDER_REFLECT_101))
 
 
-def _each(errors: Callable[[], Tensor], smooth: Callable[[np.ndarray], np.ndarray]) -> Callable[[], np.ndarray]:
-    return lambda: np.stack([smooth(map) for map in errors().squeeze(1).numpy()])[:, None]
+def _each(arguments: Arguments, smooth: Callable[[np.ndarray, np.ndarray], Any]) -> Callable[[], np.ndarray]:
+    errors = _errors(arguments)
+
+    def call() -> np.ndarray:
+        maps = errors().numpy()
+        out = np.empty_like(maps)
+        for i in range(len(maps)):
+            smooth(maps[i, 0], out[i, 0])
+        return out
+
+    return call
 
 
 PRODUCTS = Peer("torch, two banded matrix products", _products, devices=ANYWHERE)
