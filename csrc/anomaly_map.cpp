@@ -9,8 +9,7 @@
 namespace diffnoise {
 namespace {
 
-// One sample's images and what is made of them: the sum over scales of factor * (mean over channels of the error -
-// offset).
+// One sample's images, of which is made the sum over scales of factor * (mean over channels of the error - offset).
 template <class Image, class T>
 struct Source {
     const Image *images, *x_0;  // [S C, H, W] and [C, H, W]; x_0 may be null
@@ -35,13 +34,17 @@ template <class Error, class Image, class T>
 DN_HD void combine(const Source<Image, T>& source, int64_t y, T* sum, T* out) {
     const int64_t width = source.width, map = source.height * width;
     const T share = T(1) / source.channels;
-    const Image *image = source.images + y * width, *first = source.x_0 + (source.x_0 ? y * width : 0);
+    const Image *image = source.images + y * width, *x_0 = source.x_0;
     for (int64_t scale = 0; scale < source.scales; ++scale) {
         const T offset = source.offsets[scale], factor = source.factors[scale];
-        const Image* x_0 = first;
-        for (int64_t channel = 0; channel < source.channels; ++channel, image += map, x_0 += source.x_0 ? map : 0) {
+        for (int64_t channel = 0; channel < source.channels; ++channel, image += map) {
+            const int64_t at = channel * map + y * width;
             const auto error = [&](int64_t x) __attribute__((always_inline)) {
-                return Error::error(static_cast<T>(image[x]), source.x_0 ? static_cast<T>(x_0[x]) : T(0));
+                if constexpr (std::is_same_v<Error, Itself>) {
+                    return static_cast<T>(image[x]);
+                } else {
+                    return Error::error(static_cast<T>(image[x]), static_cast<T>(x_0[at + x]));
+                }
             };
             if (channel == 0) {
                 for (int64_t x = 0; x < width; ++x) sum[x] = error(x);

@@ -8,12 +8,7 @@
 
 namespace diffnoise {
 
-struct Itself {
-    template <class T>
-    DN_HD static T error(T image, T) {
-        return image;
-    }
-};
+struct Itself {};
 struct Squared {
     template <class T>
     DN_HD static T error(T image, T x_0) {
