@@ -7,61 +7,51 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from . import ops
 
 
 def squared_error(x_0: Tensor, reconstruction: Tensor) -> Tensor:
     """Mean over channels of (x_0 - reconstruction)^2: [B, C, H, W] twice -> [B, 1, H, W] (Fucka et al. 2024 take the sum)."""
-    return (x_0 - reconstruction).square().mean(1, keepdim=True)
+    return ops.anomaly_map(reconstruction, mean_taps(1).to(x_0.device), x_0)
 
 
 def absolute_error(x_0: Tensor, reconstruction: Tensor) -> Tensor:
     """Mean over channels of |x_0 - reconstruction|: [B, C, H, W] twice -> [B, 1, H, W]."""
-    return (x_0 - reconstruction).abs().mean(1, keepdim=True)
+    return ops.anomaly_map(reconstruction, mean_taps(1).to(x_0.device), x_0, absolute=True)
 
 
 def mean_filter(maps: Tensor, size: int) -> Tensor:
     """Mean over size x size pixels with reflected borders, [B, 1, H, W]. `size` must be odd."""
-    if size < 1 or size % 2 == 0:
-        raise ValueError(f"The size of a mean filter must be odd and positive, but is {size}.")
-    if size == 1:
-        return maps
-    return F.avg_pool2d(_reflect(maps, size // 2), size, stride=1)
+    return _filter(maps, mean_taps(size))
 
 
 def gaussian_filter(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian filter of width `sigma` pixels, cut at 4 sigma, with reflected borders, [B, 1, H, W] (33 taps for sigma 4)."""
+    return _filter(maps, gaussian_taps(sigma))
+
+
+def mean_taps(size: int) -> Tensor:
+    """The taps of a mean over `size` pixels along each axis, float64 [size]. `size` must be odd."""
+    if size < 1 or size % 2 == 0:
+        raise ValueError(f"The size of a mean filter must be odd and positive, but is {size}.")
+    return torch.full((size,), 1 / size, dtype=torch.float64)
+
+
+def gaussian_taps(sigma: float) -> Tensor:
+    """The taps of a Gaussian of width `sigma` pixels along each axis, cut at 4 sigma as in SciPy, float64."""
     if not sigma > 0:
         raise ValueError(f"The sigma of a Gaussian filter must be positive, but is {sigma}.")
-    radius = int(4 * sigma + 0.5)  # as SciPy rounds it
+    radius = int(4 * sigma + 0.5)
     taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
-    taps = (taps / taps.sum()).tolist()
-    for axis in (-1, -2):
-        padded = _reflect_axis(maps, radius, axis)
-        length = maps.shape[axis]
-        # A sum of shifted copies: the same bits for any batch and thread count, which a convolution library does not promise.
-        total = torch.zeros_like(maps)
-        for k, tap in enumerate(taps):
-            total.add_(padded.narrow(axis, k, length), alpha=tap)
-        maps = total
-    return maps
+    return taps / taps.sum()
 
 
-def _reflect(maps: Tensor, radius: int) -> Tensor:
-    return _reflect_axis(_reflect_axis(maps, radius, -1), radius, -2)
-
-
-def _reflect_axis(maps: Tensor, radius: int, axis: int) -> Tensor:
-    """Pad by reflection without repeating the border pixel, as often as the radius needs."""
-    length = maps.shape[axis]
-    if length == 1:
-        index = torch.zeros(1 + 2 * radius, dtype=torch.int64, device=maps.device)
-    else:
-        period = 2 * (length - 1)
-        index = torch.arange(-radius, length + radius, device=maps.device) % period
-        index = torch.where(index < length, index, period - index)
-    return maps.index_select(axis, index)
+def _filter(maps: Tensor, taps: Tensor) -> Tensor:
+    if maps.ndim != 4 or maps.shape[1] != 1:
+        raise ValueError(f"Maps must have shape [B, 1, H, W], but have shape {list(maps.shape)}.")
+    return ops.anomaly_map(maps, taps.to(maps.device))
 
 
 def image_score(anomaly_map: Tensor, top_k: int = 1) -> Tensor:
@@ -72,9 +62,12 @@ def image_score(anomaly_map: Tensor, top_k: int = 1) -> Tensor:
     flat = anomaly_map.flatten(1)
     if not 1 <= top_k <= flat.shape[1]:
         raise ValueError(f"top_k must lie between 1 and the {flat.shape[1]} pixels of the map, but is {top_k}.")
+    largest = flat.amax(1)  # NaN where there is one
+    if top_k == 1:
+        return largest
     # A sum of many values has other last bits for other thread counts; the cumulative one is taken in order.
     scores = flat.topk(top_k, dim=1).values.cumsum(1)[:, -1] / top_k
-    return torch.where(flat.isnan().any(1), torch.nan, scores)
+    return torch.where(largest.isnan(), largest, scores)
 
 
 def threshold_from_good(scores: Sequence[float], false_alarm_rate: float) -> float:

@@ -240,15 +240,19 @@ class Detector:
         """Set map units and thresholds from good images [C, H, W] in [-1, 1] that the model was not trained on."""
         self.calibration = None
         raw = []
-        for _, scales, reconstruction in self._run((None, image) for image in good):
-            if not _finite(scales, reconstruction):
+        for _, placement, errors, reconstruction in self._run((None, image) for image in good):
+            if not _finite(errors, reconstruction):
                 raise ValueError(f"There are no thresholds: {_NOT_FINITE}")
-            raw.append(scales)
+            raw.append((errors, placement))
+
+        def maps_of(chosen: slice, scales: Tensor | None = None) -> list[Tensor]:
+            return [self.framing.merge(self._scorer.filtered(e[:, chosen], scales), placement) for e, placement in raw]
+
         constants = []
         for scale in range(len(self.scoring.starts)):
-            pixels = np.concatenate([maps[scale].numpy().ravel() for maps in raw]).astype(np.float64)
+            pixels = np.concatenate([m.numpy().ravel() for m in maps_of(slice(scale, scale + 1))]).astype(np.float64)
             constants.append((float(pixels.mean()), max(float(pixels.std()), 1e-12)))
-        maps = [_combine(scales, constants) for scales in raw]
+        maps = maps_of(slice(None), torch.tensor(constants, dtype=torch.float64))
         rate = self.scoring.false_alarm_rate
         image_threshold = threshold_from_good([self._image_score(m) for m in maps], rate)
         largest = [float(m.max()) for m in maps]
@@ -294,8 +298,9 @@ class Detector:
             torch.zeros(len(loaded), 1, height, width),
             torch.zeros(len(loaded), self.channels, height, width),
         )
-        for i, (_, scales, reconstruction) in enumerate(self._run((None, image) for image in loaded)):
-            maps[i], reconstructions[i] = _combine(scales, calibration.scales), reconstruction
+        results = self._run(((None, image) for image in loaded), calibration)
+        for i, (_, placement, frames, reconstruction) in enumerate(results):
+            maps[i], reconstructions[i] = self.framing.merge(frames, placement), reconstruction
             if not _finite(maps[i], reconstruction):
                 raise ValueError(f"Image {i}: {_NOT_FINITE}")
         scores = torch.tensor([self._image_score(m) for m in maps])
@@ -315,11 +320,11 @@ class Detector:
                     image, error = None, str(problem)
                 yield (path, image, error), image
 
-        for (path, image, error), scales, reconstruction in self._run(load()):
+        for (path, image, error), placement, frames, reconstruction in self._run(load(), calibration):
             if error:
                 yield ImageResult(path, error)
                 continue
-            anomaly_map = _combine(scales, calibration.scales)
+            anomaly_map = self.framing.merge(frames, placement)
             if not _finite(anomaly_map, reconstruction):
                 yield ImageResult(path, f"{path}: {_NOT_FINITE}")
                 continue
@@ -329,10 +334,17 @@ class Detector:
                 path, "", score, label, image, anomaly_map, anomaly_map > calibration.pixel_threshold, reconstruction
             )
 
-    def _run(self, images: Iterable[tuple[Any, Tensor | None]]) -> Iterator[tuple[Any, Tensor, Tensor]]:
-        """(key, maps [scales, 1, H, W], reconstruction [C, H, W]) for each (key, image), in order; empty tensors for no image."""
+    def _run(
+        self, images: Iterable[tuple[Any, Tensor | None]], calibration: Calibration | None = None
+    ) -> Iterator[tuple[Any, Placement, Tensor, Tensor]]:
+        """(key, placement, maps of the frames [n, 1, S, S], reconstruction [C, H, W]) for each (key, image), in order.
+
+        Without a calibration, which has the units of the noise scales, errors of every scale [n, scales, S, S] instead of maps.
+        Empty tensors for no image.
+        """
+        units = None if calibration is None else torch.tensor(calibration.scales, dtype=torch.float64)
         waiting: deque[tuple[Any, Placement | None]] = deque()
-        nothing = torch.empty(0)
+        nothing = Placement((0, 0), (0, 0), torch.empty(0, 2)), torch.empty(0), torch.empty(0)
 
         def jobs() -> Iterator[FrameJob]:
             for key, image in images:
@@ -345,25 +357,21 @@ class Detector:
                     yield FrameJob(frame, (y, x) if self.noise.stationary else (0, 0), self.scoring.seed)
 
         collected: list[FrameResult] = []
-        for result in self._scorer(jobs()):
+        for result in self._scorer(jobs(), units):
             while waiting[0][1] is None:
-                yield waiting.popleft()[0], nothing, nothing
+                yield waiting.popleft()[0], *nothing
             collected.append(result)
             key, placement = waiting[0]
             assert placement is not None
             if len(collected) == len(placement.origins):
                 waiting.popleft()
-                maps = torch.stack([frame.maps for frame in collected], 1).unsqueeze(2)  # [scales, n, 1, S, S]
+                maps = torch.stack([frame.maps for frame in collected])
                 pixels = torch.stack([frame.reconstruction for frame in collected], 1).unsqueeze(2)  # [C, n, 1, S, S]
                 collected = []
                 merge = self.framing.merge
-                yield (
-                    key,
-                    torch.stack([merge(m, placement) for m in maps]),
-                    torch.cat([merge(channel, placement) for channel in pixels]),
-                )
+                yield key, placement, maps, torch.cat([merge(channel, placement) for channel in pixels])
         for key, _ in waiting:
-            yield key, nothing, nothing
+            yield key, *nothing
 
     def _image_score(self, anomaly_map: Tensor) -> float:
         return float(image_score(anomaly_map.unsqueeze(0), min(self.scoring.top_k, anomaly_map.numel())))
@@ -466,12 +474,6 @@ def _image_channels(model: nn.Module) -> int:
 def _finite(*tensors: Tensor) -> bool:
     """Clipping hides an infinite output from a KL map, but not from the reconstruction."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
-
-
-def _combine(scales: Tensor, constants: Sequence[tuple[float, float]]) -> Tensor:
-    """Mean over noise scales of the maps in units of good images, (mean, deviation): [scales, 1, H, W] -> [1, H, W]."""
-    mean, deviation = torch.tensor(constants).view(-1, 2, 1, 1, 1).unbind(1)
-    return ((scales - mean) / deviation).mean(0)
 
 
 def _to_images(images: Tensor | np.ndarray, channels: int) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import __version__, ops
+from . import __version__, anomaly, ops
 from .ops import _cuda, _native, _philox, _triton
 from .schedule import Schedule
 
@@ -62,6 +62,7 @@ def _samples() -> dict[str, tuple[Any, ...]]:
         "tsg_noise": (*grid, 1000, 6, 0.9, 64.0),
         "kts_noise": (*grid, 20, 30, 4, 0.8, 64.0, 4.0, 4),
         "reverse_step": (x_t, output, t, table, variance, None, seeds, None, 1.0),
+        "anomaly_map": (x_t, anomaly.gaussian_taps(2.0), x_0, torch.tensor([[0.1, 2.0]]), True),
         "kl_map": (x_0, x_t, output, t, table, variance, 1.0),
     }
 

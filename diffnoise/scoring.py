@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import islice
 from typing import Literal, TypeVar, get_args
 
 import torch
@@ -154,7 +153,7 @@ class FrameScorer:
         scales = None if scales is None else scales.to(self._device)
         if self._execution.batch is not None:
             jobs = iter(jobs)
-            while chunk := list(islice(jobs, self._execution.batch)):
+            while chunk := list(itertools.islice(jobs, self._execution.batch)):
                 yield from self._together(chunk, scales)
         else:
             frames = (self._alone(job, scales) for job in jobs)
@@ -208,7 +207,10 @@ class FrameScorer:
         x, seeds, origins = (tensor.repeat_interleave(count, 0) for tensor in (x_0, seeds, origins))
         samples: list[Sample] = []
         for start in self._scoring.starts:
-            made = (values.unflatten(0, (-1, count)).unbind(1) for values in self._sample(x, start, seeds + numbers, origins))
+            made = (
+                values.unflatten(0, (-1, count)).unbind(1)
+                for values in self._sample(x, start, seeds + numbers, origins)
+            )
             samples += zip(*made, strict=True)
         return self._combine(x_0, samples, scales)
 

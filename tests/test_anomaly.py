@@ -11,9 +11,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from diffnoise import ops
 from diffnoise.anomaly import (
     absolute_error,
     gaussian_filter,
+    gaussian_taps,
     image_score,
     mean_filter,
     squared_error,
@@ -154,7 +156,20 @@ def test_with_too_few_images_the_threshold_is_the_largest_score():
     assert threshold_from_good(list(range(39)), 0.05) == 37
 
 
+def test_the_combination_of_scales_is_one_filter_of_their_sum():
+    """Filtering every scale and then combining, with SciPy in float64."""
+    x_0, *reconstructions = torch.from_numpy(RNG.normal(size=(4, 2, 3, 21, 30)))
+    scales = torch.tensor([[0.5, 0.1], [1.5, 2.0], [0.0, 1e-3]], dtype=torch.float64)
+    found = ops.anomaly_map(torch.cat(reconstructions, 1), gaussian_taps(1.5), x_0, scales)
+    for i in range(2):
+        errors = [((x_0[i] - image[i]) ** 2).mean(0).numpy() for image in reconstructions]
+        smooth = [ndimage.gaussian_filter(error, 1.5, mode="mirror", truncate=4) for error in errors]
+        units = [(m - mean) / deviation for m, (mean, deviation) in zip(smooth, scales.tolist(), strict=True)]
+        np.testing.assert_allclose(found[i, 0], np.mean(units, axis=0), rtol=1e-10)
+
+
 REFUSED = [
+    (lambda: mean_filter(maps(5, 5).expand(2, 3, 5, 5), 3), r"Maps must have shape \[B, 1, H, W\]"),
     (lambda: mean_filter(maps(5, 5), 4), "size of a mean filter must be odd and positive, but is 4"),
     (lambda: mean_filter(maps(5, 5), 0), "must be odd and positive"),
     (lambda: mean_filter(maps(5, 5), -3), "must be odd and positive"),

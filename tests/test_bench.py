@@ -101,7 +101,9 @@ def not_finite(value: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("damage", (lambda value: value * (1 + 1e-5), far_corner, not_finite))
-@pytest.mark.parametrize("name", ("simplex_noise_at_2d", "gmm_noise", "reverse_step_ddpm_noise", "kl_map"))
+@pytest.mark.parametrize(
+    "name", ("simplex_noise_at_2d", "gmm_noise", "reverse_step_ddpm_noise", "kl_map", "anomaly_map_mean")
+)
 def test_a_wrong_kernel_is_reported_and_not_timed(name, damage, monkeypatch):
     case = small(name)
     broken(monkeypatch, case.op, damage)
@@ -197,6 +199,9 @@ def test_ratios_beside_their_goals():
         synthetic("simplex_noise_3d", 0.02, {against: 0.3}, isa="avx2", lowered=True),
         synthetic("gaussian_noise", 0.01, status="wrong"),
         synthetic("kl_map", 0.02, device="cuda", threads=None, isa=None),
+        synthetic(
+            "anomaly_map_mean", 0.01, {"scipy uniform_filter": 0.09, "cv2.blur, map by map": 0.05, "another": 0.02}
+        ),
     ]
     found = {entry["what"]: entry for entry in ratios.ratios(rows)}
     expected = {
@@ -205,6 +210,7 @@ def test_ratios_beside_their_goals():
         "simplex_noise_3d: two threads against one": (2, True),
         "simplex 3-D: time with new seeds against that with the same": (1.2, False),
         "kl_map on the GPU: share of its limit": (0.5, False),
+        "mean filter of errors against cv2.blur, map by map": (5, True),
     }
     assert {what: (pytest.approx(entry["value"]), entry["met"]) for what, entry in found.items()} == expected
     text = table.ratios(list(found.values()))
@@ -276,6 +282,18 @@ def test_opensimplex_makes_the_same_field(name):
     together = sum(arguments["persistence"] ** k for k in range(arguments["octaves"]))
     assert (value - exact).abs().max() < LEFT_OUT[arguments.get("dims", 4)] * together
     assert value.std() > 0.1
+
+
+@pytest.mark.parametrize("name", ("anomaly_map_mean", "anomaly_map_gaussian"))
+def test_the_libraries_filter_the_same(name):
+    case = NAMES[name]
+    for shape in ((3, 1, 40, 57), (2, 1, 9, 16)):  # the second smaller than the Gaussian
+        arguments = case.inputs(shape, CPU)
+        exact = case.op.reference(**double(arguments))
+        for peer in case.peers:
+            if all(importlib.util.find_spec(module) for module in peer.needs):
+                value = torch.as_tensor(peer.prepare(arguments)())
+                torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dims", (2, 3, 4))

@@ -397,6 +397,21 @@ def test_the_threshold_is_the_conformal_rank(tiny: Make, rate: float, rank: int)
     assert maps.mean() == pytest.approx(0, abs=1e-5) and maps.std() == pytest.approx(1, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("resize", "squared"), ("tile", "absolute"), ("crop", "kl"), ("tile", "kl")]
+)
+def test_good_images_score_as_in_the_calibration(tiny: Make, mode: str, kind: str) -> None:
+    """To the bit, or the image that sets a threshold could lie above it; in units whose mean over the good images is 0."""
+    scoring = dn.Scoring(starts=(40, 300), samples=1, map=kind, filter="gaussian", filter_sigma=1.0)
+    images = good(3, 20, 40)
+    detector = calibrated(tiny(framing=dn.Framing(16, mode), scoring=scoring), images)
+    batch = detector.predict(images)
+    assert detector.calibration.image_threshold == float(batch.pred_score.max())
+    assert detector.calibration.pixel_threshold == float(batch.anomaly_map.max())
+    assert not batch.pred_label.any() and not batch.pred_mask.any()
+    assert mode == "crop" or float(batch.anomaly_map.double().mean()) == pytest.approx(0, abs=1e-5)
+
+
 def units(value: float = 1.0, scales: int = 1) -> dn.detector.Calibration:
     return dn.detector.Calibration(((0.0, value),) * scales, 0.0, 0.0, 1.0, 1)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import diffnoise
-from diffnoise import ops
+from diffnoise import anomaly, ops
 from diffnoise.ops import _philox
 from diffnoise.schedule import Schedule
 
@@ -37,8 +37,9 @@ if importlib.util.find_spec("diffnoise.kernels") is None:  # the source tree wit
     diffnoise.kernels = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(diffnoise.kernels)
 
-kernels, kl_map, philox, reverse_step = (
-    importlib.import_module("diffnoise.kernels" + name) for name in ("", ".kl_map", ".philox", ".reverse_step")
+kernels, anomaly_map, kl_map, philox, reverse_step = (
+    importlib.import_module("diffnoise.kernels" + name)
+    for name in ("", ".anomaly_map", ".kl_map", ".philox", ".reverse_step")
 )
 
 # Shapes are small because the interpreter is slow; the variances are large so that no divergence overflows float16.
@@ -109,6 +110,43 @@ def test_matches_the_reference_in_float64(dtype: torch.dtype) -> None:
         times = 4 if INTERPRETED and dtype == torch.bfloat16 else 2
         limit = 1.3e-6 if value.dtype == torch.float32 else times * error(op.reference(**arguments, **extra), truth)
         assert error(value, truth) <= limit, (op.name, names, extra)
+
+
+def map_cases(dtype: torch.dtype = torch.float32, device: str = DEVICE):
+    """Arguments of anomaly_map: nothing but a filter, two channels, two scales; a filter wider than the image."""
+    inputs = images(dtype, device=device)
+    image, x_0 = inputs["x_t"], inputs["x_0"]
+    mean, gaussian = (taps.to(device) for taps in (anomaly.mean_taps(13), anomaly.gaussian_taps(0.7)))
+    scales = torch.tensor([[0.5, 2.0], [-0.25, 0.125]], device=device)
+    yield {"images": image[:, :1], "taps": mean}
+    yield {"images": image, "taps": gaussian, "x_0": x_0}
+    yield {"images": image, "taps": gaussian, "x_0": x_0[:, :1], "scales": scales, "absolute": True}
+    yield {"images": image, "taps": mean, "x_0": x_0[:, 1:], "scales": scales}
+
+
+@needs_device
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_an_anomaly_map_matches_the_reference_in_float64(dtype: torch.dtype) -> None:
+    for arguments in map_cases(dtype):
+        double = {n: a.double() if isinstance(a, torch.Tensor) else a for n, a in arguments.items()}
+        truth, value = ops.anomaly_map.reference(**double), anomaly_map.anomaly_map(**arguments)
+        assert value.dtype == torch.float32 and value.shape == truth.shape
+        assert error(value, truth) <= 1.3e-6
+        turned = arguments["images"].transpose(2, 3).contiguous().transpose(2, 3)
+        assert torch.equal(anomaly_map.anomaly_map(**arguments | {"images": turned}), value)
+
+
+@needs_device
+def test_an_anomaly_map_of_nan_of_nothing_and_in_float64() -> None:
+    for arguments in map_cases():
+        arguments["images"] = arguments["images"].clone()
+        arguments["images"][1, 0, 3, 9] = float("nan")
+        truth = ops.anomaly_map.reference(**arguments)
+        assert torch.equal(anomaly_map.anomaly_map(**arguments).isnan(), truth.isnan()) and truth.isnan().any()
+        empty = {n: a[..., :0] if n in ("images", "x_0") else a for n, a in arguments.items()}
+        assert anomaly_map.anomaly_map(**empty).shape == (3, 1, 5, 0)
+    for arguments in map_cases(torch.float64):
+        assert torch.equal(anomaly_map.anomaly_map(**arguments), ops.anomaly_map.reference(**arguments))
 
 
 @needs_device
@@ -294,8 +332,27 @@ def test_compiles_without_a_gpu(capability: int, tmp_path: Path, monkeypatch: py
 
 
 @needs_compiler
+@pytest.mark.parametrize("capability", [80, 90])
+def test_an_anomaly_map_compiles_without_a_gpu(
+    capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for dtype, arguments in zip((torch.float32, torch.bfloat16), list(map_cases(device="cpu"))[::3], strict=True):
+        arguments = {n: a.to(dtype) if n in ("images", "x_0") else a for n, a in arguments.items()}
+        combine, filter_ = anomaly_map._combine, anomaly_map._filter
+        launches = {"_combine": Launches(), "_filter": Launches()}
+        with monkeypatch.context() as patch:
+            for name, kept in launches.items():
+                patch.setattr(anomaly_map, name, kept)
+            anomaly_map.anomaly_map(**arguments)
+        for kernel, name in ((combine, "_combine"), (filter_, "_filter")):
+            compiled = compile_launch(kernel, launches[name], capability)
+            assert f".target sm_{capability}" in compiled.asm["ptx"] and compiled.asm["cubin"]
+
+
+@needs_compiler
 def test_every_kernel_is_registered_for_cuda() -> None:
-    assert kernels.register() == kernels.register() == ["kl_map", "reverse_step"]
+    assert kernels.register() == kernels.register() == ["anomaly_map", "kl_map", "reverse_step"]
     assert all(ops.registry[name].has_kernel("CUDA") for name in kernels.register())
 
 

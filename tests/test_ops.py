@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from diffnoise import doctor, ops
+from diffnoise.anomaly import gaussian_taps, mean_taps
 from diffnoise.ops import _native, _opensimplex, _philox
 from diffnoise.ops._op import Op
 from diffnoise.schedule import Schedule
@@ -30,6 +31,7 @@ SEEDS = torch.tensor([3, -(2**40) - 1, 42])
 T = torch.tensor([10, 201, 999])
 ORIGINS = torch.tensor([[0, 0], [7, -3], [-1000, 10**6]])
 TABLE = Schedule.linear().ddpm_table(variance="learned_range")
+SCALES = torch.tensor([[0.5, 2.0], [-0.25, 0.125]], dtype=torch.float64)
 FIXED = Schedule.linear().ddpm_table()
 
 
@@ -52,6 +54,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     x_0, x_t, output, variance, noise = images(5)
     variance.clamp_(-1, 1)
     step = (x_t, output, T, TABLE)
+    wide = images(2, (3, 1, 150, 300))  # several bands of rows
     return {
         "gaussian_noise": [grid(1, 6, 300), grid(), (*grid(), _philox.STREAM_REVERSE)],
         "simplex_noise": [
@@ -88,6 +91,17 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (*step, None, None, SEEDS, None, 0.7),
             (*step, variance, None, SEEDS, ORIGINS, 1.0),
             (x_t, output, T, Schedule.linear().ddim_table(eta=0.5, dtype=torch.float64), None, noise),
+        ],
+        "anomaly_map": [
+            (wide[0], mean_taps(11), wide[1]),
+            (wide[0], gaussian_taps(2.0), wide[1]),
+            (wide[0].transpose(2, 3), mean_taps(7)),
+            (x_t, gaussian_taps(1.5), x_0, None, True),
+            (x_t, mean_taps(1), x_0),
+            (x_t, torch.tensor([0.5, -1.0, 2.0, 0.25, 3.0]), x_0[:, :1], SCALES.float()),  # neither equal nor symmetric
+            (x_t, mean_taps(81), x_0[:, :1], SCALES),  # borders are reflected several times
+            (x_t, gaussian_taps(6.0), x_0[:, 1:], SCALES, True),
+            (x_t, gaussian_taps(1.0), None, SCALES),
         ],
         "kl_map": [(x_0, *step, variance), (x_0, *step, variance, 1.0), (x_0, x_t, output, T, FIXED, None, 1.0)],
     }
@@ -155,7 +169,7 @@ def test_accuracy_of_half_types(name, i, dtype):
     truth = exact(name, i, half)  # at the rounded inputs: their rounding is not the op's error
     value = op(*half, **keywords)
     eager = truth.to(dtype) if makes_noise(op) else op.reference(*half)
-    assert value.dtype == (torch.float32 if op is ops.kl_map else dtype)
+    assert value.dtype == (torch.float32 if op in (ops.anomaly_map, ops.kl_map) else dtype)
     kept = eager.isfinite()
     assert torch.equal(value.isfinite(), kept)
     ulp = torch.finfo(dtype).eps * truth.abs() + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
@@ -211,9 +225,10 @@ def test_compile(name):
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_a_sample_is_the_same_in_any_batch(name, i):
     op, arguments = ops.registry[name], samples()[name][i]
-    table = [j for j, a in enumerate(arguments) if isinstance(a, Tensor) and a.ndim == 2 and a.shape[1] == 9]
     order = torch.tensor([2, 0, 2])
-    chosen = [a[order] if isinstance(a, Tensor) and j not in table else a for j, a in enumerate(arguments)]
+    chosen = [
+        a[order] if isinstance(a, Tensor) and len(a) == 3 else a for a in arguments
+    ]  # tables and taps have other lengths
     assert torch.equal(op(*chosen), op(*arguments)[order])
 
 
@@ -242,13 +257,21 @@ torch.save([getattr(ops, name)(*arguments) for name, arguments in calls], sys.ar
 @needs_native
 @pytest.mark.parametrize("isa", ("avx2", "baseline"))
 def test_lower_instruction_sets(isa, tmp_path):
-    noises = ("gaussian_noise", "gmm_noise", "simplex_noise", "simplex_noise_at", "tsg_noise", "kts_noise")
-    cases = [(name, i) for name in noises for i in range(len(samples()[name]))]
+    names = (
+        "anomaly_map",
+        "gaussian_noise",
+        "gmm_noise",
+        "simplex_noise",
+        "simplex_noise_at",
+        "tsg_noise",
+        "kts_noise",
+    )
+    cases = [(name, i) for name in names for i in range(len(samples()[name]))]
     torch.save([(name, samples()[name][i]) for name, i in cases], tmp_path / "calls")
     command = [sys.executable, "-c", IN_A_PROCESS_OF_ITS_OWN, tmp_path / "calls", tmp_path / "values"]
     subprocess.run(command, env=os.environ | {"DIFFNOISE_ISA": isa}, cwd=Path(__file__).parents[1], check=True)
     for (name, i), value in zip(cases, torch.load(tmp_path / "values"), strict=True):
-        assert error(value, exact_noise(name, i)) < TOLERANCE
+        assert error(value, exact(name, i, samples()[name][i])) < TOLERANCE
         if isa == "avx2" and _native.status().isa == "avx512":
             assert torch.equal(value, ops.registry[name](*samples()[name][i]))
 
@@ -308,11 +331,28 @@ def test_empty(shape):
     assert ops.simplex_noise_at(torch.zeros(batch, 0, 3), SEEDS[:batch]).shape == (batch, 0)
     assert ops.reverse_step(empty, empty, T[:batch], TABLE, seeds=SEEDS[:batch]).shape == shape
     assert ops.kl_map(empty, empty, empty, T[:batch], TABLE).shape == (batch, 1, *size[1:])
+    if size[0]:
+        for implementation in (ops.anomaly_map, ops.anomaly_map.reference):
+            assert implementation(empty, mean_taps(5), empty).shape == (batch, 1, *size[1:])
 
 
 def test_a_constant_mixture_becomes_zero():
     for implementation in (ops.gmm_noise, ops.gmm_noise.reference):
         assert (implementation(SEEDS, T, ORIGINS * 0, 2, 1, 1, 1, 1) == 0).all()
+
+
+@needs_native
+@pytest.mark.parametrize("value", (torch.nan, torch.inf, -torch.inf))
+@pytest.mark.parametrize("taps", (mean_taps(1), mean_taps(5), mean_taps(11), gaussian_taps(1.0)), ids=len)
+def test_what_is_not_finite_reaches_as_far_as_the_filter(taps, value):
+    """In the map of the reference, and at every place in a block or a register."""
+    maps = torch.rand(40, 1, 33, 40, generator=torch.Generator().manual_seed(0))
+    for i in range(40):
+        maps[i, 0, i * 7 % 33, i] = value
+        maps[i, 0, i * 5 % 33, (i + 3) % 40] = -value
+    found, truth = ops.anomaly_map(maps, taps), ops.anomaly_map.reference(maps.double(), taps)
+    for special in (torch.isnan, torch.isposinf, torch.isneginf):
+        assert torch.equal(special(found), special(truth))
 
 
 @pytest.mark.parametrize("clip", (None, 1.0))
@@ -353,6 +393,7 @@ def test_coordinates_too_far_for_the_lattice():
 
 
 X_T, OUTPUT = images(2)
+TAPS = mean_taps(3)
 REFUSED = [
     (lambda: ops.gaussian_noise(SEEDS.int(), T, ORIGINS, 1, 2, 2), "seeds must be an int64 tensor of shape"),
     (lambda: ops.gaussian_noise(SEEDS[None], T, ORIGINS, 1, 2, 2), "seeds must be an int64 tensor"),
@@ -378,6 +419,14 @@ REFUSED = [
     (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, clip=-1.0), "clip must be positive"),
     (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, noise=X_T, seeds=SEEDS), "not both"),
     (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, origins=ORIGINS), "give seeds too"),
+    (lambda: ops.anomaly_map(X_T[0], TAPS), "images must have shape"),
+    (lambda: ops.anomaly_map(X_T[:, :0], TAPS), "as many channels for each of 1 scales"),
+    (lambda: ops.anomaly_map(X_T, TAPS[:2]), "taps must be a float32 or float64 tensor of an odd number"),
+    (lambda: ops.anomaly_map(X_T, TAPS.half()), "taps must be"),
+    (lambda: ops.anomaly_map(X_T, TAPS, X_T[:, :1]), "x_0 has shape"),
+    (lambda: ops.anomaly_map(X_T, TAPS, X_T[:, :1].double(), SCALES), "x_0 has dtype"),
+    (lambda: ops.anomaly_map(X_T, TAPS, None, SCALES[:, :1]), "scales must be a float32 or float64 tensor of shape"),
+    (lambda: ops.anomaly_map(X_T, TAPS, None, SCALES[[0, 0, 1]]), "as many channels for each of 3 scales"),
     (lambda: ops.kl_map(X_T[:1], X_T, OUTPUT, T, TABLE), "x_0 has shape"),
 ]
 
@@ -403,13 +452,20 @@ def test_the_kernels_themselves_refuse_what_would_read_outside_memory():
         lambda: bare.reverse_step(X_T, OUTPUT[:1], T, TABLE),
         lambda: bare.reverse_step(X_T, OUTPUT, T, TABLE[:, :8]),
         lambda: bare.reverse_step(X_T, OUTPUT, T, TABLE, None, X_T[..., :1]),
+        lambda: bare.anomaly_map(X_T, TAPS[:2]),
+        lambda: bare.anomaly_map(X_T, TAPS[:0]),
+        lambda: bare.anomaly_map(X_T, TAPS, X_T[:2]),
+        lambda: bare.anomaly_map(X_T, TAPS, X_T[:, :1]),
+        lambda: bare.anomaly_map(X_T, TAPS, X_T.double()),
+        lambda: bare.anomaly_map(X_T, TAPS, None, SCALES[:0]),
+        lambda: bare.anomaly_map(X_T, TAPS, None, SCALES[[0, 0, 1]]),
         lambda: bare.kl_map(X_T[:1], X_T, OUTPUT, T, TABLE),
     ):
         with pytest.raises(RuntimeError):
             call()
 
 
-@pytest.mark.parametrize("name", ("reverse_step", "kl_map", "simplex_noise_at"))
+@pytest.mark.parametrize("name", ("anomaly_map", "reverse_step", "kl_map", "simplex_noise_at"))
 def test_gradients_are_refused(name):
     op, arguments = ops.registry[name], samples()[name][0]
     arguments = [

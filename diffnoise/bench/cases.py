@@ -13,12 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import noise, ops
+from .. import anomaly, noise, ops
 from ..ops._op import Op
 from ..schedule import Schedule
 from . import inputs, work
 from .inputs import Inputs, Shape
-from .peers import Arguments, Peer, classic_simplex, divergence, fastnoise, gaussian, mixture, opensimplex, own, steps
+from .peers import (
+    Arguments,
+    Peer,
+    classic_simplex,
+    divergence,
+    fastnoise,
+    filters,
+    gaussian,
+    mixture,
+    opensimplex,
+    own,
+    steps,
+)
 
 # The work of the noise papers; on a GPU more of it, so that it does not fit the L2.
 FIELD = {"cpu": (16, 1, 224, 224), "cuda": (64, 3, 256, 256)}
@@ -193,6 +205,24 @@ CASES = (
         inputs.divergence(channels=3),
         3 * work.DIVERGENCE,
         (divergence.EAGER, divergence.COMPILED),
+    ),
+    Case(
+        "anomaly_map_mean",
+        ops.anomaly_map,
+        "squared error, mean filter of 11 x 11 pixels",
+        MAPS,
+        inputs.residual(anomaly.mean_taps(filters.SIZE)),
+        work.SQUARED_ERROR + work.MEAN_FILTER,
+        filters.MEAN,
+    ),
+    Case(
+        "anomaly_map_gaussian",
+        ops.anomaly_map,
+        "squared error, Gaussian filter of sigma 4",
+        MAPS,
+        inputs.residual(anomaly.gaussian_taps(filters.SIGMA)),
+        work.SQUARED_ERROR + work.filter_of(33),
+        filters.GAUSSIAN,
     ),
     _points(3),
     _points(4),

@@ -33,19 +33,20 @@ def _corner(op: Op, arguments: Arguments, value: Tensor, last: bool) -> tuple[Te
     sizes = [min(size, PIXELS if value.ndim == 4 else POINTS) for size in value.shape[value.ndim // 2 :]]
     starts = [length - size if last else 0 for length, size in zip(value.shape[value.ndim // 2 :], sizes, strict=True)]
     sample = value.shape[0] - 1 if last else 0
+    filtered = "taps" in arguments  # every pixel depends on those around it
     place = tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
 
     def part(name: str, argument: Any) -> Any:
         if name in ("height", "width"):
             return sizes[name == "width"]
-        if not isinstance(argument, Tensor) or name == "table":
+        if not isinstance(argument, Tensor) or name in ("table", "taps", "scales"):
             return argument.cpu().double() if isinstance(argument, Tensor) else argument
         argument = argument[sample : sample + 1].cpu()
         if name == "origins":
             return argument + torch.tensor([starts])
         if name == "points":
             return argument[:, place[0]].double()
-        return argument[..., *place].double() if argument.ndim == 4 else argument
+        return argument[..., *(() if filtered else place)].double() if argument.ndim == 4 else argument
 
     chosen = {name: part(name, argument) for name, argument in arguments.items()}
     if chosen.get("seeds") is not None and chosen.get("origins", 0) is None:
@@ -53,4 +54,5 @@ def _corner(op: Op, arguments: Arguments, value: Tensor, last: bool) -> tuple[Te
     if "dtype" in inspect.signature(op.reference).parameters:
         chosen["dtype"] = torch.float64
     exact = op.reference(**chosen)
+    exact = exact[..., *place] if filtered else exact
     return value[sample : sample + 1][..., *place].cpu().double(), exact

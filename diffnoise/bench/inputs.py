@@ -70,6 +70,16 @@ def step(table: Callable[[Schedule], Tensor], given: bool = False, own: bool = F
     return make
 
 
+def residual(taps: Tensor) -> Inputs:
+    """Of `anomaly_map`: an image of one channel and its reconstruction."""
+
+    def make(shape: Shape, device: torch.device) -> Arguments:
+        images, x_0 = (torch.randn(shape, generator=_generator(seed)).to(device) for seed in (0, 1))
+        return {"images": images, "taps": taps.to(device), "x_0": x_0}
+
+    return make
+
+
 def divergence(channels: int) -> Inputs:
     """Of `kl_map`, for a map of the shape: images of so many channels with a learned variance."""
     learned = step(lambda schedule: schedule.ddpm_table("learned_range"), learned=True)

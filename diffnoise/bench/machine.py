@@ -28,6 +28,7 @@ PACKAGES = (
     "pyfastnoisesimd",
     "pyfastnoiselite",
     "nvidia-ml-py",
+    "opencv-python-headless",
 )
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .peers import classic_simplex, divergence, gaussian, mixture, opensimplex, steps
+from .peers import Peer, classic_simplex, divergence, filters, gaussian, mixture, opensimplex, steps
 from .peers.own import NEW_SEEDS, OURS
 
 Rows = Iterable[dict[str, Any]]
@@ -75,6 +76,9 @@ def _all(rows: Rows) -> Iterator[dict[str, Any]]:
     yield _faster("DDIM step", rows, ddim, steps.DDIM[1].name, 1)
     yield _faster("KL map", rows, kl, divergence.EAGER.name, 50)
     yield _faster("KL map", rows, kl, divergence.COMPILED.name, 1.5)
+    mean, blur = Where("anomaly_map_mean"), Where("anomaly_map_gaussian")
+    yield _faster("mean filter of errors", rows, mean, _fastest(rows, mean, filters.MEAN), 4)
+    yield _faster("Gaussian filter of errors", rows, blur, _fastest(rows, blur, filters.GAUSSIAN), 4)
     for case, least in (("simplex_noise_4d", 0.5), ("simplex_noise_3d", 0.5), ("reverse_step_ddpm", 0.8),
                         ("reverse_step_ddpm_noise", 0.8), ("reverse_step_ddim", 0.8), ("kl_map", 0.8)):  # fmt: skip
         share = Where(case, None, device="cuda").share(rows)
@@ -84,6 +88,11 @@ def _all(rows: Rows) -> Iterator[dict[str, Any]]:
 def _faster(what: str, rows: Rows, where: Where, peer: str, least: float) -> dict[str, Any]:
     value = _ratio(where.seconds(rows, peer), where.seconds(rows))
     return _entry(f"{what} against {peer}", value, "x", least=least)
+
+
+def _fastest(rows: Rows, where: Where, peers: Iterable[Peer]) -> str:
+    """The name of the fastest of the peers."""
+    return min((peer.name for peer in peers), key=lambda name: where.seconds(rows, name) or math.inf)
 
 
 def _ratio(numerator: float | None, denominator: float | None) -> float | None:

@@ -16,6 +16,8 @@ NORMAL = 47
 STEP, ADD_NOISE, LEARNED = 7, 1, 4 + EXP
 # Per channel: the step's x_0 and clipping 4, the difference 2, log variances 2, square, products and sums 4, one exp.
 DIVERGENCE = 12 + EXP
+# The squared error, and per axis: three additions and a product for a mean of any size, else a multiply-add per tap.
+SQUARED_ERROR, MEAN_FILTER = 2, 8
 # A lattice point's term on a grid, where all but x is known per row: r^2, its positive part, two squarings, the gradient's
 # product, the sum.
 TERM_ON_A_GRID = 6
@@ -25,6 +27,10 @@ def vertices(dims: int) -> float:
     """Lattice points within reach of a point, on average: the kernel's ball over the lattice's cell."""
     ball = math.pi ** (dims / 2) / math.gamma(dims / 2 + 1) * RADIUS_SQUARED ** (dims / 2)
     return ball / (1 + dims * SQUISH[dims])
+
+
+def filter_of(taps: int) -> float:
+    return 2 * taps
 
 
 def fractal(dims: int, octaves: int) -> float:
