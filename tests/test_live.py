@@ -22,7 +22,6 @@ from diffnoise.live.frames import Frame
 from diffnoise.realtime import RealtimeResult
 from diffnoise.report import CONTOUR
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 Trained = tuple[Path, Path]
 
 

@@ -25,7 +25,6 @@ from diffnoise import realtime, telemetry
 from diffnoise.realtime import RealtimeScorer, fallbacks, lighter
 
 Make = Callable[..., dn.Detector]
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def good(count: int, seed: int = 0) -> list[torch.Tensor]:
