@@ -1,15 +1,15 @@
 #pragma once
 
-// KL(q || p) of one value in nats, as in diffnoise/ops/kl_map.py.
+// KL(q || p) in nats of one value, or of a register of them, as in diffnoise/ops/kl_map.py.
 
-#include "reverse_step.h"
+#include "host_device.h"
 
 namespace diffnoise {
 
 // tail = exp(l_q - l_p) - 1 - (l_q - l_p); precision = exp(-l_p); difference = mu_q - mu_p.
-template <class T>
-DN_HD T kl(T tail, T precision, T difference) {
-    return T(0.5) * (tail + difference * difference * precision);
+template <class V>
+DN_HD V kl(V tail, V precision, V difference) {
+    return (tail + difference * difference * precision) * 0.5f;
 }
 
 }  // namespace diffnoise

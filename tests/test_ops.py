@@ -19,6 +19,7 @@ from torch import Tensor
 from diffnoise import doctor, ops
 from diffnoise.ops import _native, _opensimplex, _philox
 from diffnoise.ops._op import Op
+from diffnoise.ops.reverse_step import COLUMNS
 from diffnoise.schedule import Schedule
 
 OPS = sorted(ops.registry)
@@ -52,6 +53,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     x_0, x_t, output, variance, noise = images(5)
     variance.clamp_(-1, 1)
     step = (x_t, output, T, TABLE)
+    ddim = Schedule.linear().ddim_table(eta=0.5, recompute_epsilon=False)
     return {
         "gaussian_noise": [grid(1, 6, 300), grid(), (*grid(), _philox.STREAM_REVERSE)],
         "simplex_noise": [
@@ -88,6 +90,9 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (*step, None, None, SEEDS, None, 0.7),
             (*step, variance, None, SEEDS, ORIGINS, 1.0),
             (x_t, output, T, Schedule.linear().ddim_table(eta=0.5, dtype=torch.float64), None, noise),
+            (x_t, output, T, ddim, None, noise, None, None, 1.0, x_0, 0.7),
+            (*step, variance, None, SEEDS, None, None, x_0, 7.0),
+            (*step, variance, None, SEEDS, ORIGINS, 1.0, x_0, 0.3),
         ],
         "kl_map": [(x_0, *step, variance), (x_0, *step, variance, 1.0), (x_0, x_t, output, T, FIXED, None, 1.0)],
     }
@@ -190,6 +195,163 @@ def test_strides(name, layout):
     assert torch.equal(op(*other), op(*arguments))
 
 
+IMAGE_OPS = ("reverse_step", "kl_map")
+IMAGE_CASES = [pytest.param(name, i, id=f"{name}-{i}") for name in IMAGE_OPS for i in range(len(samples()[name]))]
+WITH_OUT = [name for name in OPS if ops.registry[name].takes_out]
+
+
+def changed(arguments: tuple[Any, ...], change: Any) -> list[Any]:
+    """The arguments with other images."""
+    return [change(a) if isinstance(a, Tensor) and a.ndim == 4 else a for a in arguments]
+
+
+def half_of_the_channels(image: Tensor) -> Tensor:
+    """As a network gives it together with its variance."""
+    return torch.cat([image, 9 * image], 1).chunk(2, 1)[0]
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.float16, torch.bfloat16))
+@pytest.mark.parametrize(("name", "i"), IMAGE_CASES)
+def test_layouts_of_images(name, i, dtype):
+    op = ops.registry[name]
+    plain, _ = with_dtype(op, samples()[name][i], dtype)
+    expected = op(*plain)
+    assert expected.is_contiguous()
+    assert torch.equal(op(*changed(plain, half_of_the_channels)), expected)
+    last = changed(plain, lambda image: image.contiguous(memory_format=torch.channels_last))
+    for arguments in (last, changed(last, lambda image: image if image is last[0] else image.contiguous())):
+        value = op(*arguments)
+        assert torch.equal(value, expected)
+        if op is ops.reverse_step:
+            assert value.is_contiguous(memory_format=torch.channels_last)
+            assert value.stride() == op.reference(*arguments).stride()
+
+
+def outs(like: Tensor) -> list[Tensor]:
+    """Memory of several layouts for a result, full of NaN."""
+    wide = torch.full((*like.shape[:-1], 2 * like.shape[-1]), torch.nan, dtype=like.dtype)
+    whole = torch.full((like.shape[0], 2 * like.shape[1], *like.shape[2:]), torch.nan, dtype=like.dtype)
+    fresh = torch.full_like(like, torch.nan)
+    turned = fresh.clone().contiguous(memory_format=torch.channels_last)
+    return [fresh, turned, wide[..., ::2], whole[:, like.shape[1] :]]
+
+
+def without_kernel(op: Op) -> Any:
+    """`out=` as it is where there is no kernel for the device."""
+    return lambda *arguments, out: op._copy_result(*arguments, out=out)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16))
+@pytest.mark.parametrize("name", WITH_OUT)
+def test_out(name, dtype):
+    op = ops.registry[name]
+    for sample in samples()[name]:
+        arguments, _ = with_dtype(op, sample, dtype)
+        for given in (arguments, changed(arguments, lambda image: image.contiguous(memory_format=torch.channels_last))):
+            expected = op(*given)
+            for out in outs(expected):
+                assert op(*given, out=out) is out and torch.equal(out, expected)
+        out = outs(expected)[2]
+        without_kernel(op)(*arguments, out=out)
+        assert torch.equal(out, op.reference(*arguments))
+    assert torch.equal(
+        op(*(a[:0] if isinstance(a, Tensor) and a.shape[:1] == (3,) else a for a in arguments), out=out[:0]), out[:0]
+    )
+
+
+@pytest.mark.parametrize(
+    "change", (Tensor.clone, half_of_the_channels, lambda image: relaid(image)[0], lambda image: relaid(image)[3])
+)
+@pytest.mark.parametrize("i", range(len(samples()["reverse_step"])))
+def test_in_place(i, change):
+    arguments = samples()["reverse_step"][i]
+    expected = ops.reverse_step(*arguments)
+    for position, argument in enumerate(arguments):
+        if isinstance(argument, Tensor) and argument.ndim == 4:
+            copies = changed(arguments, change)
+            assert ops.reverse_step(*copies, out=copies[position]) is copies[position]
+            assert torch.equal(copies[position], expected)
+            for kept, original in zip(copies, arguments, strict=True):
+                if isinstance(kept, Tensor) and kept is not copies[position]:
+                    assert torch.equal(kept, original)
+
+
+def test_in_place_on_a_map():
+    x_0, x_t, output = images(3, (3, 1, 19, 37))
+    expected = ops.kl_map(x_0, x_t, output, T, FIXED)
+    assert torch.equal(ops.kl_map(x_0, x_t, output, T, FIXED, out=x_0), expected) and torch.equal(x_0, expected)
+
+
+def test_an_out_that_overlaps_is_refused():
+    flat = images(1, (4, 2, 19, 37))[0]
+    call = {"model_output": OUTPUT, "t": T, "table": TABLE}
+    for x_t, out in (
+        (flat[:3], flat[1:]),
+        (flat[1:], flat[:3]),
+        (X_T.clone(), None),
+        (flat.view(-1)[: X_T.numel()].view(X_T.shape), flat.view(-1)[5 : X_T.numel() + 5].view(X_T.shape)),
+    ):
+        out = x_t.transpose(2, 3).reshape(-1).view(X_T.shape) if out is None else out
+        if x_t.untyped_storage().data_ptr() != out.untyped_storage().data_ptr():
+            assert torch.equal(ops.reverse_step(x_t, **call, out=out), ops.reverse_step(x_t, **call))
+            continue
+        with pytest.raises(ValueError, match="out shares memory with an input without being that input"):
+            ops.reverse_step(x_t, **call, out=out)
+    table = torch.zeros(1000 * len(COLUMNS) + 4)
+    with pytest.raises(ValueError, match="out shares memory"):
+        ops.kl_map(
+            *images(3, (3, 1, 5, 5)), T, table[: 1000 * len(COLUMNS)].view(1000, -1), out=table[-75:].view(3, 1, 5, 5)
+        )
+    # Between each other is not on each other.
+    x_t, other = torch.cat([X_T, OUTPUT], 1).chunk(2, 1)
+    expected = ops.reverse_step(X_T, OUTPUT, T, TABLE)
+    assert torch.equal(ops.reverse_step(x_t, other, T, TABLE, out=other), expected) and torch.equal(x_t, X_T)
+
+
+@pytest.mark.parametrize("name", WITH_OUT)
+def test_opcheck_of_out(name):
+    op, arguments = ops.registry[name], samples()[name][-1]
+    torch.library.opcheck(getattr(torch.ops.diffnoise, name).out, arguments, {"out": torch.empty_like(op(*arguments))})
+
+
+@pytest.mark.parametrize("name", WITH_OUT)
+def test_compile_with_out(name):
+    op, arguments = ops.registry[name], samples()[name][-1]
+
+    def twice(out, *a):
+        op(*a, out=out)
+        return out * 2
+
+    expected = op(*arguments)
+    compiled = torch.compile(twice, fullgraph=True, backend="aot_eager")
+    for out in (torch.empty_like(expected), *([] if op is ops.kl_map else [arguments[0].clone()])):
+        given = [out if op is ops.reverse_step else arguments[0], *arguments[1:]]
+        if op is ops.reverse_step:
+            out.copy_(arguments[0])
+        assert torch.equal(compiled(out, *given), expected * 2) and torch.equal(out, expected)
+
+
+def test_out_and_gradients():
+    weight = torch.ones(X_T.shape, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"reverse_step is not differentiable with out=; leave out= away"):
+        ops.reverse_step(X_T, weight, T, TABLE, out=X_T.clone())
+    with torch.no_grad():
+        ops.reverse_step(X_T, weight, T, TABLE, out=X_T.clone())
+    x_t = X_T.clone()
+    loss = (weight * x_t).sum()
+    ops.reverse_step(x_t, OUTPUT, T, TABLE, out=x_t)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    with torch.inference_mode():
+        x_t = X_T.clone()
+        assert torch.equal(ops.reverse_step(x_t, OUTPUT, T, TABLE, out=x_t), ops.reverse_step(X_T, OUTPUT, T, TABLE))
+
+
+def test_an_op_without_out():
+    with pytest.raises(TypeError, match="gaussian_noise takes no out="):
+        ops.gaussian_noise(*grid(), out=X_T)
+
+
 def test_expanded_inputs():
     x_t, output = (image[:1, :1] for image in images(2))
     expanded = [image.expand(3, 2, 19, 37) for image in (x_t, output)]
@@ -211,7 +373,7 @@ def test_compile(name):
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_a_sample_is_the_same_in_any_batch(name, i):
     op, arguments = ops.registry[name], samples()[name][i]
-    table = [j for j, a in enumerate(arguments) if isinstance(a, Tensor) and a.ndim == 2 and a.shape[1] == 9]
+    table = [j for j, a in enumerate(arguments) if isinstance(a, Tensor) and a.shape[1:] == (len(COLUMNS),)]
     order = torch.tensor([2, 0, 2])
     chosen = [a[order] if isinstance(a, Tensor) and j not in table else a for j, a in enumerate(arguments)]
     assert torch.equal(op(*chosen), op(*arguments)[order])
@@ -242,13 +404,12 @@ torch.save([getattr(ops, name)(*arguments) for name, arguments in calls], sys.ar
 @needs_native
 @pytest.mark.parametrize("isa", ("avx2", "baseline"))
 def test_lower_instruction_sets(isa, tmp_path):
-    noises = ("gaussian_noise", "gmm_noise", "simplex_noise", "simplex_noise_at", "tsg_noise", "kts_noise")
-    cases = [(name, i) for name in noises for i in range(len(samples()[name]))]
+    cases = [(name, i) for name in OPS for i in range(len(samples()[name]))]
     torch.save([(name, samples()[name][i]) for name, i in cases], tmp_path / "calls")
     command = [sys.executable, "-c", IN_A_PROCESS_OF_ITS_OWN, tmp_path / "calls", tmp_path / "values"]
     subprocess.run(command, env=os.environ | {"DIFFNOISE_ISA": isa}, cwd=Path(__file__).parents[1], check=True)
     for (name, i), value in zip(cases, torch.load(tmp_path / "values"), strict=True):
-        assert error(value, exact_noise(name, i)) < TOLERANCE
+        assert error(value, exact(name, i, samples()[name][i])) < TOLERANCE
         if isa == "avx2" and _native.status().isa == "avx512":
             assert torch.equal(value, ops.registry[name](*samples()[name][i]))
 
@@ -378,6 +539,13 @@ REFUSED = [
     (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, clip=-1.0), "clip must be positive"),
     (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, noise=X_T, seeds=SEEDS), "not both"),
     (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, origins=ORIGINS), "give seeds too"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, guidance=1.0), "give target too"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, target=X_T[:1], guidance=1.0), "target has shape"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, target=X_T, guidance=-1.0), "guidance must be a finite number"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, out=X_T[:1]), "out has shape"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, out=X_T.half()), "out has dtype"),
+    (lambda: ops.kl_map(X_T, X_T, OUTPUT, T, TABLE, out=X_T), "out has shape"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, out=X_T[:, :1, :1, :1].expand(X_T.shape)), "several elements"),
     (lambda: ops.kl_map(X_T[:1], X_T, OUTPUT, T, TABLE), "x_0 has shape"),
 ]
 
@@ -402,6 +570,9 @@ def test_the_kernels_themselves_refuse_what_would_read_outside_memory():
         lambda: bare.gmm_noise(SEEDS, T, ORIGINS, -1, 2, 2, 5, 5),
         lambda: bare.reverse_step(X_T, OUTPUT[:1], T, TABLE),
         lambda: bare.reverse_step(X_T, OUTPUT, T, TABLE[:, :8]),
+        lambda: bare.reverse_step.out(X_T, OUTPUT, T, TABLE, out=X_T[:1].clone()),
+        lambda: bare.reverse_step.out(X_T, OUTPUT, T, TABLE, out=X_T.double()),
+        lambda: bare.kl_map.out(X_T, X_T, OUTPUT, T, TABLE, out=X_T.clone()),
         lambda: bare.reverse_step(X_T, OUTPUT, T, TABLE, None, X_T[..., :1]),
         lambda: bare.kl_map(X_T[:1], X_T, OUTPUT, T, TABLE),
     ):

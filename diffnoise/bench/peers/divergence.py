@@ -1,4 +1,4 @@
-"""The KL map as a chain of formulas in torch, in the order of the improved-diffusion family of codes."""
+"""The KL map as the chain of formulas that the improved-diffusion family of codes runs: 29 operations on whole images, and the mean."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ def _torch(arguments: Arguments, through: Callable[..., Any] | None = None) -> C
     return lambda: chain(a["x_0"], a["x_t"], a["model_output"], a["variance"], a["t"], tables)
 
 
-EAGER = Peer("torch, formula by formula", _torch, devices=ANYWHERE)
+EAGER = Peer("improved-diffusion's chain in torch", _torch, devices=ANYWHERE)
 COMPILED = Peer("torch.compile", lambda a: _torch(a, compiled), devices=ANYWHERE, compiles=True)
