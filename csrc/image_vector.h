@@ -62,6 +62,36 @@ DN_HD void store(Image* to, Register<Isa, Image> values) {
     }
 }
 
+// How many pixels lie before the next address that is a multiple of a register's length.
+template <class Isa, class Image>
+DN_HD int before_boundary(const Image* at) {
+    constexpr std::uintptr_t length = register_size<Isa, Image> * sizeof(Image);
+    return static_cast<int>(-reinterpret_cast<std::uintptr_t>(at) % length / sizeof(Image));
+}
+
+// Like `store` at such an address, past the caches where there is an instruction for it; `end_of_stream` after the
+// last.
+template <class Isa, class Image>
+DN_HD void stream(Image* to, Register<Isa, Image> values) {
+#ifdef DN_GCC_X86
+    if constexpr (std::is_same_v<Image, float>) {
+        if constexpr (Isa::bytes == 64) {
+            return __builtin_ia32_movntps512(to, values);
+        } else if constexpr (Isa::bytes == 32) {
+            return __builtin_ia32_movntps256(to, values);
+        } else {
+            return __builtin_ia32_movntps(to, values);
+        }
+    }
+#endif
+    store<Isa>(to, values);
+}
+DN_HD void end_of_stream() {
+#ifdef DN_GCC_X86
+    __builtin_ia32_sfence();
+#endif
+}
+
 // Of a register at `from` the pixels begin .. end - 1, zero around them.
 template <class Isa, class Image>
 DN_HD Register<Isa, Image> load(const Image* from, int begin, int end) {

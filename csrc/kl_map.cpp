@@ -26,7 +26,16 @@ struct Shared {
 template <class Image>
 struct Run {
     const Image *x_0, *x_t, *output, *variance;
+
+    DN_HD void prefetch(int64_t i) const {
+        __builtin_prefetch(x_0 + i);
+        __builtin_prefetch(x_t + i);
+        __builtin_prefetch(output + i);
+        if (variance) __builtin_prefetch(variance + i);
+    }
 };
+
+constexpr int kPrefetch = 2048;  // bytes ahead
 
 // Means over channels of a run of `count` pixels; a channel's value is `stride` behind that of the one before.
 struct MeanPixels {
@@ -36,24 +45,26 @@ struct MeanPixels {
         using V = Vector<Isa, T>;
         const Shared<T> shared = of_sample;
         const Run<Image> at = where;
-        const V tail = broadcast<Isa>(shared.tail), precision = broadcast<Isa>(shared.precision);
+        const V tail = broadcast<Isa>(shared.tail), precision = broadcast<Isa>(shared.precision),
+                values = broadcast<Isa>(static_cast<T>(2 * channels));
         const auto pixels = [&](int64_t i, auto... part) __attribute__((always_inline)) {
             V sum{};
             for (int64_t channel = 0, j = i; channel < channels; ++channel, j += stride) {
+                at.prefetch(j + kPrefetch / static_cast<int>(sizeof(Image)));
                 const V x_t = load<Isa>(at.x_t + j, part...), output = load<Isa>(at.output + j, part...);
-                const V predicted = clamp(predicted_x_0(shared.step, x_t, output), shared.step.limit);
+                const V predicted = clamp<Isa>(predicted_x_0<Isa>(shared.step, x_t, output), shared.step.limit);
                 const V difference = shared.step.prev_from_x_0 * (load<Isa>(at.x_0 + j, part...) - predicted);
                 if (at.variance) {
                     // l_q - l_p straight from v: no digits of the bounds cancel.
                     const V gap = shared.half_range * (load<Isa>(at.variance + j, part...) + T(1));
                     V ratio, learned_tail;
                     exponential_and_tail<Isa>(gap, ratio, learned_tail);
-                    sum += kl<V>(learned_tail, shared.posterior_precision * ratio, difference);
+                    sum += twice_kl<Isa>(learned_tail, shared.posterior_precision * ratio, difference);
                 } else {
-                    sum += kl<V>(tail, precision, difference);
+                    sum += twice_kl<Isa>(tail, precision, difference);
                 }
             }
-            store<Isa>(out + i, V(sum / broadcast<Isa>(static_cast<T>(channels))), part...);
+            store<Isa>(out + i, V(sum / values), part...);
         };
         constexpr int size = register_size<Isa, Image>;
         int64_t i = 0;

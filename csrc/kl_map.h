@@ -1,15 +1,15 @@
 #pragma once
 
-// KL(q || p) in nats of one value, or of a register of them, as in diffnoise/ops/kl_map.py.
+// CPU: KL(q || p) in nats for a register of pixels, as in diffnoise/ops/kl_map.py.
 
-#include "host_device.h"
+#include "vector.h"
 
 namespace diffnoise {
 
 // tail = exp(l_q - l_p) - 1 - (l_q - l_p); precision = exp(-l_p); difference = mu_q - mu_p.
-template <class V>
-DN_HD V kl(V tail, V precision, V difference) {
-    return (tail + difference * difference * precision) * 0.5f;
+template <class Isa, class V>
+DN_HD V twice_kl(V tail, V precision, V difference) {
+    return multiply_add<Isa>(difference * difference, precision, tail);
 }
 
 }  // namespace diffnoise

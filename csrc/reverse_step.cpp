@@ -14,48 +14,70 @@ struct Run {
     const Image *x_t, *output, *variance, *target;
     const Z* noise;
     Image* out;
+
+    DN_HD void prefetch(int64_t i, bool written) const {
+        __builtin_prefetch(x_t + i);
+        __builtin_prefetch(output + i);
+        if (variance) __builtin_prefetch(variance + i);
+        if (target) __builtin_prefetch(target + i);
+        if (noise) __builtin_prefetch(noise + i);
+        if (written) __builtin_prefetch(out + i, 1);
+    }
 };
 
-// The register of pixels at i. z: its noise, or null. part: the range of pixels in it that count, if not all.
+constexpr int kPrefetch = 2048;         // bytes ahead
+constexpr int64_t kStreamed = 4 << 20;  // bytes of a result, from which on it is not kept in the caches
+
+// The register of pixels at i with the noise z, or null. part: the range of pixels in it that count, if not all.
 template <class Isa, class Image, class Z, class T, class... Part>
-DN_HD void step_register(const Step<T>& step, const Run<Image, Z>& at, int64_t i, const Vector<Isa, T>* z,
-                         Part... part) {
+DN_HD Vector<Isa, T> stepped(const Step<T>& step, const Run<Image, Z>& at, int64_t i, const Vector<Isa, T>* z,
+                             Part... part) {
     using V = Vector<Isa, T>;
     const V x_t = load<Isa>(at.x_t + i, part...), output = load<Isa>(at.output + i, part...);
     V value;
     if (at.target) {
-        value = reverse_mean(step, x_t, output, V(load<Isa>(at.target + i, part...)));
+        const V target = load<Isa>(at.target + i, part...);
+        value = reverse_mean<Isa>(step, x_t, output, &target);
     } else {
-        value = reverse_mean(step, x_t, output);
+        value = reverse_mean<Isa, T>(step, x_t, output, nullptr);
     }
-    if (z) {
-        V sigma = broadcast<Isa>(step.sigma);
-        if (at.variance) {
-            const V v = load<Isa>(at.variance + i, part...);
-            sigma *= exponential<Isa>(T(0.5) * learned_log_variance(step, v));
-        }
-        value += sigma * *z;
+    if (!z) return value;
+    V sigma = broadcast<Isa>(step.sigma);
+    if (at.variance) {
+        const V v = load<Isa>(at.variance + i, part...);
+        sigma *= exponential<Isa>(learned_log_sigma<Isa>(step, v));
     }
-    store<Isa>(at.out + i, value, part...);
+    return multiply_add<Isa>(sigma, *z, value);
 }
 
+// streaming: the result goes past the caches.
+template <bool streaming>
 struct StepPixels {
     template <class Isa, class Image, class Z, class T>
     static DN_HD void run(const Step<T>& shared, const Run<Image, Z>& where, int64_t count) {
         const Step<T> step = shared;
         const Run<Image, Z> at = where;
-        const auto pixels = [&](int64_t i, auto... part) __attribute__((always_inline)) {
-            if (at.noise) {
-                const Vector<Isa, T> z = load<Isa>(at.noise + i, part...);
-                step_register<Isa>(step, at, i, &z, part...);
-            } else {
-                step_register<Isa>(step, at, i, static_cast<const Vector<Isa, T>*>(nullptr), part...);
-            }
-        };
         constexpr int size = register_size<Isa, Image>;
-        int64_t i = 0;
-        for (; i + size <= count; i += size) pixels(i);
-        if (i < count) pixels(i, 0, static_cast<int>(count - i));
+        const auto value = [&](int64_t i, auto... part) __attribute__((always_inline)) {
+            if (!at.noise) return stepped<Isa>(step, at, i, static_cast<const Vector<Isa, T>*>(nullptr), part...);
+            const Vector<Isa, T> z = load<Isa>(at.noise + i, part...);
+            return stepped<Isa>(step, at, i, &z, part...);
+        };
+        const int head = streaming ? static_cast<int>(std::min<int64_t>(before_boundary<Isa>(at.out), count)) : 0;
+        if (head > 0) store<Isa>(at.out, value(0, 0, head), 0, head);
+        int64_t i = head;
+        for (; i + size <= count; i += size) {
+            at.prefetch(i + kPrefetch / static_cast<int>(sizeof(Image)), !streaming);
+            const Vector<Isa, T> values = value(i);
+            if constexpr (streaming) {
+                stream<Isa>(at.out + i, values);
+            } else {
+                store<Isa>(at.out + i, values);
+            }
+        }
+        const int rest = static_cast<int>(count - i);
+        if (rest > 0) store<Isa>(at.out + i, value(i, 0, rest), 0, rest);
+        if constexpr (streaming) end_of_stream();
     }
 };
 
@@ -64,15 +86,9 @@ template <class Image>
 struct StepSink {
     template <class Isa, class... Part>
     DN_HD void put(int64_t i, Vector<Isa, float> z, Part... part) const {
-        step_register<Isa>(step, at, i, &z, part...);
+        store<Isa>(at.out + i, stepped<Isa>(step, at, i, &z, part...), part...);
     }
-    DN_HD void prefetch(int64_t i) const {
-        __builtin_prefetch(at.x_t + i);
-        __builtin_prefetch(at.output + i);
-        if (at.variance) __builtin_prefetch(at.variance + i);
-        if (at.target) __builtin_prefetch(at.target + i);
-        __builtin_prefetch(at.out + i, 1);
-    }
+    DN_HD void prefetch(int64_t i) const { at.prefetch(i, true); }
 
     Step<float> step;
     Run<Image> at;
@@ -113,6 +129,12 @@ struct Batch {
         return Address((*seeds)[sample], t[sample], channel, (origins ? (*origins)[2 * sample] : 0) + y,
                        kStreamReverse);
     }
+    // Whether the result is to go past the caches, which it would not fit and which an input in its place already
+    // fills.
+    bool streams(const Image* out) const {
+        return shape.batch * shape.sample() * static_cast<int64_t>(sizeof(Image)) >= kStreamed &&
+               out != x_t.sample(0) && out != output.sample(0) && out != target.at(0, 0) && out != noise.at(0, 0);
+    }
     int64_t x(int64_t sample) const { return origins ? (*origins)[2 * sample + 1] : 0; }
 
     const Shape& shape;
@@ -126,7 +148,12 @@ struct Batch {
 template <class Image>
 void with_given_noise(const Batch<Image>& batch, Image* out) {
     parallel_for_samples(batch.shape.batch, batch.shape.sample(), 1 << 14, [&](int64_t sample, int64_t i, int64_t end) {
-        run_best<StepPixels>(batch.steps[sample], batch.run(sample, i, out), end - i);
+        const Run<Image> run = batch.run(sample, i, out);
+        if (batch.streams(out)) {
+            run_best<StepPixels<true>>(batch.steps[sample], run, end - i);
+        } else {
+            run_best<StepPixels<false>>(batch.steps[sample], run, end - i);
+        }
     });
 }
 
@@ -160,8 +187,8 @@ void with_own_noise(const Batch<Image>& batch, Image* out) {
                 }
                 z = beside.data();
             }
-            run_best<StepPixels>(batch.steps[sample],
-                                 Run<Image, T>{at.x_t, at.output, at.variance, at.target, z, at.out}, length);
+            run_best<StepPixels<false>>(batch.steps[sample],
+                                        Run<Image, T>{at.x_t, at.output, at.variance, at.target, z, at.out}, length);
             ++row;
         }
     });
