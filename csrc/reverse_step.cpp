@@ -157,41 +157,51 @@ void with_given_noise(const Batch<Image>& batch, Image* out) {
     });
 }
 
-// Rows of one channel, or of all channels where these lie side by side.
+// The noise stays in registers: float, and rows of one channel.
 template <class Image>
-void with_own_noise(const Batch<Image>& batch, Image* out) {
-    using T = compute_t<Image>;
+void with_noise_in_registers(const Batch<Image>& batch, Image* out) {
     const Shape& shape = batch.shape;
-    const int64_t depth = shape.channels_last ? shape.channels : 1, groups = shape.channels / depth;
-    const int64_t length = shape.width * depth, rows = groups * shape.height;
-    parallel_for_samples(shape.batch, rows, 1 + (1 << 14) / length, [&](int64_t sample, int64_t row, int64_t end) {
-        std::vector<GaussianRow<T>> normals(depth, GaussianRow<T>(shape.width));
-        std::vector<T> beside(depth == 1 ? 0 : length);
+    const int64_t rows = shape.channels * shape.height, grain = 1 + (1 << 14) / shape.width;
+    parallel_for_samples(shape.batch, rows, grain, [&](int64_t sample, int64_t row, int64_t end) {
         while (row < end) {
-            const int64_t group = row / shape.height, y = row % shape.height;
-            const Run<Image> at = batch.run(sample, row * length, out);
-            if constexpr (std::is_same_v<T, float>) {
-                if (!shape.channels_last) {
-                    const int64_t count = std::min(shape.height - y, end - row);
-                    run_best<NormalRows>(batch.address(sample, group, y), batch.x(sample), count, length,
-                                         StepSink<Image>{batch.steps[sample], at});
-                    row += count;
-                    continue;
-                }
-            }
-            const T* z = normals[0](batch.address(sample, group, y), batch.x(sample));
-            if (depth > 1) {
-                for (int64_t channel = 0; channel < depth; ++channel) {
-                    z = normals[channel](batch.address(sample, channel, y), batch.x(sample));
-                    for (int64_t x = 0; x < shape.width; ++x) beside[x * depth + channel] = z[x];
-                }
-                z = beside.data();
-            }
-            run_best<StepPixels<false>>(batch.steps[sample],
-                                        Run<Image, T>{at.x_t, at.output, at.variance, at.target, z, at.out}, length);
-            ++row;
+            const int64_t channel = row / shape.height, y = row % shape.height;
+            const int64_t count = std::min(shape.height - y, end - row);
+            const StepSink<Image> sink{batch.steps[sample], batch.run(sample, row * shape.width, out)};
+            run_best<NormalRows>(batch.address(sample, channel, y), batch.x(sample), count, shape.width, sink);
+            row += count;
         }
     });
+}
+
+// The noise of a row at a time in memory: of one channel, or of all where these lie side by side.
+template <class Image>
+void with_noise_by_the_row(const Batch<Image>& batch, Image* out) {
+    using T = compute_t<Image>;
+    const Shape& shape = batch.shape;
+    const int64_t depth = shape.channels_last ? shape.channels : 1, length = shape.width * depth;
+    const int64_t rows = shape.channels / depth * shape.height, grain = 1 + (1 << 14) / length;
+    parallel_for_samples(shape.batch, rows, grain, [&](int64_t sample, int64_t row, int64_t end) {
+        std::vector<GaussianRow<T>> normals(depth, GaussianRow<T>(shape.width));
+        std::vector<T> z(length);
+        for (; row < end; ++row) {
+            const int64_t group = row / shape.height, y = row % shape.height;
+            for (int64_t i = 0; i < depth; ++i) {
+                const T* values = normals[i](batch.address(sample, group * depth + i, y), batch.x(sample));
+                for (int64_t x = 0; x < shape.width; ++x) z[x * depth + i] = values[x];
+            }
+            const Run<Image> at = batch.run(sample, row * length, out);
+            const Run<Image, T> run{at.x_t, at.output, at.variance, at.target, z.data(), at.out};
+            run_best<StepPixels<false>>(batch.steps[sample], run, length);
+        }
+    });
+}
+
+template <class Image>
+void with_own_noise(const Batch<Image>& batch, Image* out) {
+    if constexpr (std::is_same_v<compute_t<Image>, float>) {
+        if (!batch.shape.channels_last) return with_noise_in_registers(batch, out);
+    }
+    with_noise_by_the_row(batch, out);
 }
 
 void reverse_step_out(Tensor x_t, Tensor model_output, Tensor t, Tensor table, std::optional<Tensor> variance,
