@@ -10,6 +10,7 @@ from torch import Tensor
 from . import ops
 from .models import Denoiser, denoise
 from .noise import Noise
+from .ops.reverse_step import layout
 
 # Keeps structured reverse noise apart from the forward noise of the same seed and step.
 _REVERSE_KEY = 0x5DEECE66D
@@ -43,10 +44,14 @@ def reverse_process(
     for index in timesteps:
         t = torch.full((batch,), index, dtype=torch.int64, device=x_t.device)
         prediction, variance = denoise(model, x_t, t, learned_variance)
+        # In the layout of the model's output the step copies none of them.
+        form = layout(prediction)
+        x_t = x_t.contiguous(memory_format=form)
+        target = target if target is None else target.contiguous(memory_format=form)
         z: dict[str, Tensor | None] = {"seeds": seeds, "origins": origins}
         if noise is not None and seeds is not None:
             z = {"noise": noise(x_t.shape, t=t, seeds=seeds ^ _REVERSE_KEY, origins=origins, dtype=x_t.dtype)}
         x_t = ops.reverse_step(
             x_t, prediction, t, table, variance=variance, clip=clip, target=target, guidance=guidance, **z
         )
-    return x_t
+    return x_t.contiguous()

@@ -263,6 +263,17 @@ def test_a_weight_of_one_ends_at_the_target():
         torch.testing.assert_close(found, target, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("noise", (None, Simplex()), ids=("gaussian", "simplex"))
+def test_the_layout_of_the_models_output_changes_nothing(noise):
+    x_t, target = images(2, shape=(2, 3, 5, 7))
+    timesteps = SCHEDULE.timesteps(300, 4)
+    arguments = (x_t, timesteps, SCHEDULE.ddim_table(timesteps, 0.7, dtype=torch.float64))
+    keywords = {"seeds": torch.tensor([5, -6]), "noise": noise, "target": target, "guidance": 0.8}
+    found = reverse_process(lambda x, t: x.sin().contiguous(memory_format=torch.channels_last), *arguments, **keywords)
+    expected = reverse_process(lambda x, t: x.sin().contiguous(), *arguments, **keywords)
+    assert torch.equal(found, expected) and found.is_contiguous()
+
+
 @pytest.mark.parametrize("noise", (None, Simplex(normalize="unit")), ids=("gaussian", "simplex"))
 @pytest.mark.parametrize("learned", (False, True))
 def test_a_guided_process_of_a_tile_is_a_crop(noise, learned):
