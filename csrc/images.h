@@ -2,6 +2,7 @@
 
 // CPU: what reverse_step and kl_map share, batches of images and one row of the table per sample.
 
+#include <algorithm>
 #include <limits>
 #include <vector>
 

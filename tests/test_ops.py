@@ -276,6 +276,21 @@ def test_in_place(i, change):
                     assert torch.equal(kept, original)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+def test_results_too_large_for_the_caches(dtype):
+    """They take another way to memory, from wherever in a register they begin."""
+    x_t, output, noise = (image.to(dtype) for image in images(3, (3, 1, 900, 901)))
+    arguments = (x_t, output, T, TABLE, None, noise, None, None, 1.0)
+    truth = ops.reverse_step.reference(*(a.double() if isinstance(a, Tensor) and a.ndim == 4 else a for a in arguments))
+    expected = ops.reverse_step(*arguments)
+    assert error(expected, truth) < (TOLERANCE if dtype == torch.float32 else 2**-8)
+    memory = torch.full((x_t.numel() + 7,), torch.nan, dtype=dtype)
+    for first in (1, 7):
+        out = memory[first : first + x_t.numel()].view(x_t.shape)
+        assert torch.equal(ops.reverse_step(*arguments, out=out), expected)
+    assert torch.equal(ops.reverse_step(*arguments, out=x_t), expected)
+
+
 def test_in_place_on_a_map():
     x_0, x_t, output = images(3, (3, 1, 19, 37))
     expected = ops.kl_map(x_0, x_t, output, T, FIXED)
