@@ -94,12 +94,6 @@ DN_HD double exponential(double x) {
 }
 
 // e^x - 1 - x, accurate near 0.
-DN_HD float exponential_tail(float x) {
-    const float series = polynomial(x, 2.7557319e-7f, 2.7557319e-6f, 2.4801587e-5f, 1.9841270e-4f, 1.3888889e-3f,
-                                    8.3333333e-3f, 4.1666667e-2f, 1.6666667e-1f, 0.5f) *
-                         x * x;
-    return std::fabs(x) < 0.5f ? series : exponential(x) - 1.0f - x;
-}
 DN_HD double exponential_tail(double x) { return std::expm1(x) - x; }
 
 }  // namespace diffnoise

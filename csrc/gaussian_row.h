@@ -11,38 +11,42 @@
 
 namespace diffnoise {
 
-// Rows at y, y + 1, ... of float noise, x .. x + width - 1.
+// Rows at y, y + 1, ... of float noise, x .. x + width - 1, given to `sink` by the register: put<Isa>(i, values) with i
+// counted from the first pixel in rows of `width`, and put<Isa>(i, values, begin, end) where only those of a register
+// belong to the row. Every pixel comes once. prefetch(i): the pixels at i and the 15 behind it will come soon.
 struct NormalRows {
     static constexpr int together = 4;  // blocks, so that the processor has enough to do
 
-    template <class Isa>
-    static DN_HD void run(const Address& top, std::int64_t x, std::int64_t rows, std::int64_t width, float* out) {
-        constexpr int size = NormalBlock<Isa>::size;
+    template <class Isa, class Sink>
+    static DN_HD void run(const Address& top, std::int64_t x, std::int64_t rows, std::int64_t width, const Sink& to) {
+        constexpr int size = NormalBlock<Isa>::size, half = size / 2;
+        const Sink sink = to;
         const MapWords<Isa> map(top);
         const std::int64_t skip = x & 3, blocks = (skip + width + size - 1) / size;
         const std::int64_t quarter_length = (blocks + together - 1) / together;
         for (std::int64_t row = 0; row < rows;) {
-            // Four rows, or four parts of one of the last rows, which may overlap.
+            // Four rows, or four parts of one of the last rows.
             const bool four = row + together <= rows;
             const std::int64_t length = four ? blocks : quarter_length;
             BlockAddress<Isa> address[together];
-            float* to[together];
-            std::int64_t at[together];  // in the row; a block may begin before it and end behind it
+            std::int64_t start[together];  // of the row
+            std::int64_t at[together];     // in the row; a block may begin before it and end behind it
+            std::int64_t end[together];
             for (int i = 0; i < together; ++i) {
-                const std::int64_t y = four ? row + i : row, first = four ? 0 : std::min(i * length, blocks - length);
+                const std::int64_t y = four ? row + i : row, first = four ? 0 : i * length;
                 Address here = top;
                 here.y += static_cast<std::uint32_t>(y);
                 address[i].set(here, (x >> 2) + first * NormalBlock<Isa>::counters);
-                to[i] = out + y * width;
+                start[i] = y * width;
                 at[i] = first * size - skip;
+                end[i] = std::min(at[i] + length * size, width);
             }
             for (std::int64_t block = 0; block < length; ++block) {
                 NormalBlock<Isa> values[together];
                 for (int i = 0; i < together; ++i) values[i].start(map, address[i]);
                 // The next rows' memory is on its way while these are computed.
                 for (int i = 0; i < together; ++i) {
-                    const float* next = to[i] + at[i] + together * width;
-                    for (int j = 0; j < size; j += 16) __builtin_prefetch(next + j, 1);
+                    for (int j = 0; j < size; j += 16) sink.prefetch(start[i] + at[i] + together * width + j);
                 }
                 for (int round = 3; round < 9; ++round) {
                     for (int i = 0; i < together; ++i) values[i].round(map, round);
@@ -50,14 +54,17 @@ struct NormalRows {
                 for (int i = 0; i < together; ++i) values[i].finish(map);
                 for (int i = 0; i < together; ++i) values[i].make_radius();
                 for (int i = 0; i < together; ++i) {
-                    if (at[i] >= 0 && at[i] + size <= width) {
-                        values[i].store(to[i] + at[i]);
-                    } else {
-                        float whole[size];
-                        values[i].store(whole);
-                        const std::int64_t begin = std::max<std::int64_t>(at[i], 0),
-                                           end = std::min(at[i] + size, width);
-                        std::copy(whole + (begin - at[i]), whole + (end - at[i]), to[i] + begin);
+                    Vector<Isa, float> halves[2];
+                    values[i].values(halves[0], halves[1]);
+                    for (int j = 0; j < 2; ++j) {
+                        const std::int64_t first = at[i] + j * half;
+                        if (first >= 0 && first + half <= end[i]) {
+                            sink.template put<Isa>(start[i] + first, halves[j]);
+                        } else if (first < end[i] && first + half > 0) {
+                            sink.template put<Isa>(start[i] + first, halves[j],
+                                                   static_cast<int>(std::max<std::int64_t>(-first, 0)),
+                                                   static_cast<int>(std::min<std::int64_t>(end[i] - first, half)));
+                        }
                     }
                     address[i].advance();
                     at[i] += size;
@@ -68,8 +75,23 @@ struct NormalRows {
     }
 };
 
+// Stores the noise itself.
+struct NormalsInMemory {
+    template <class Isa>
+    DN_HD void put(std::int64_t i, Vector<Isa, float> values) const {
+        *reinterpret_cast<Vector<Isa, float>*>(out + i) = values;
+    }
+    template <class Isa>
+    DN_HD void put(std::int64_t i, Vector<Isa, float> values, int begin, int end) const {
+        for (int j = begin; j < end; ++j) out[i + j] = values[j];
+    }
+    DN_HD void prefetch(std::int64_t i) const { __builtin_prefetch(out + i, 1); }
+
+    float* out;
+};
+
 inline void fill_normals(const Address& top, std::int64_t x, std::int64_t rows, std::int64_t width, float* out) {
-    run_best<NormalRows>(top, x, rows, width, out);
+    run_best<NormalRows>(top, x, rows, width, NormalsInMemory{out});
 }
 
 inline void fill_normals(Address row, std::int64_t x, std::int64_t rows, std::int64_t width, double* out) {

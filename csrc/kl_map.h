@@ -1,15 +1,15 @@
 #pragma once
 
-// KL(q || p) of one value in nats, as in diffnoise/ops/kl_map.py.
+// CPU: KL(q || p) in nats for a register of pixels, as in diffnoise/ops/kl_map.py.
 
-#include "reverse_step.h"
+#include "vector.h"
 
 namespace diffnoise {
 
 // tail = exp(l_q - l_p) - 1 - (l_q - l_p); precision = exp(-l_p); difference = mu_q - mu_p.
-template <class T>
-DN_HD T kl(T tail, T precision, T difference) {
-    return T(0.5) * (tail + difference * difference * precision);
+template <class Isa, class V>
+DN_HD V twice_kl(V tail, V precision, V difference) {
+    return multiply_add<Isa>(difference * difference, precision, tail);
 }
 
 }  // namespace diffnoise

@@ -109,16 +109,16 @@ class NormalBlock {
         signed_radius_ = (F32)((U32)square_root<Isa>(square) ^ (angle_ & 0x80000000u));
     }
 
-    // The angle is pi (h + 1/2 + r) with h = 0 or 1 and r in [-1/2, 1/2).
-    DN_HD void store(float* out) const {
+    // The numbers in the order of x. The angle is pi (h + 1/2 + r) with h = 0 or 1 and r in [-1/2, 1/2).
+    DN_HD void values(Vector<Isa, float>& low_half, Vector<Isa, float>& high_half) const {
         const F32 r = (F32)((angle_ >> 8 & 0x7FFFFFu) | 0x3F800000u) - 1.5f, square = r * r;
         const F32 sine =
             r * horner<Isa>(square, -0.0772201249797f, 0.59804517179f, -2.5500313768f, 5.16770687889f, -3.14159258004f);
         const F32 cosine =
             horner<Isa>(square, 0.219696798619f, -1.33188016337f, 4.05841191496f, -4.93479285875f, 0.999999953468f);
         const F32 first = signed_radius_ * sine, second = signed_radius_ * cosine;
-        *reinterpret_cast<F32*>(out) = interleave<0>(first, second, Lanes{});
-        *reinterpret_cast<F32*>(out + size / 2) = interleave<1>(first, second, Lanes{});
+        low_half = interleave<0>(first, second, Lanes{});
+        high_half = interleave<1>(first, second, Lanes{});
     }
 
   private:

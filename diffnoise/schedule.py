@@ -82,7 +82,7 @@ class Schedule:
         previous: Sequence[int] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Coefficients of the ancestral step for `ops.reverse_step` and `ops.kl_map`, [T, 9].
+        """Coefficients of the ancestral step for `ops.reverse_step` and `ops.kl_map`, [T, 11].
 
         A step at t goes to the next lower index of `timesteps` (all of them by default), or to `previous` where given;
         below index 0 lies x_0 itself. The last step adds no noise. Rows outside `timesteps` hold NaN.
@@ -114,7 +114,7 @@ class Schedule:
         recompute_epsilon: bool = True,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Coefficients of the DDIM step for `ops.reverse_step`, [T, 9].
+        """Coefficients of the DDIM step for `ops.reverse_step`, [T, 11].
 
         `timesteps` and `previous` as in `ddpm_table`. `recompute_epsilon` takes epsilon from the clipped x_0 (ADM;
         `use_clipped_model_output` in diffusers), otherwise from the model's output.
@@ -137,12 +137,14 @@ class Schedule:
                 "sample": (1 / deviation, -signal / deviation),
                 "v_prediction": (deviation, signal),
             }[prediction]
-        columns = [a, b, ab_p.sqrt() + direction * from_x_0, direction * from_x_t, direction * from_output, sigma]
         log_variance = (sigma**2).clamp_min(1e-20).log()
-        return self._fill(index, columns + [log_variance] * 3, dtype)
+        columns = [a, b, ab_p.sqrt() + direction * from_x_0, direction * from_x_t, direction * from_output, sigma]
+        # Where epsilon comes from the output, a shift of x_0 (by guidance) shifts it, too.
+        from_shift = zero if recompute_epsilon else -direction * signal / deviation
+        return self._fill(index, columns + [log_variance] * 3, dtype, from_shift)
 
     def x_0_table(self, prediction: Prediction = "epsilon", dtype: torch.dtype = torch.float32) -> Tensor:
-        """A table with which `ops.reverse_step` returns the predicted x_0 itself, [T, 9]."""
+        """A table with which `ops.reverse_step` returns the predicted x_0 itself, [T, 11]."""
         a, b = self._x_0(prediction, self.alpha_bars)
         one, zero = torch.ones_like(a), torch.zeros_like(a)
         return self._fill(torch.arange(self.steps), [a, b, one, zero, zero, zero, zero, zero, zero], dtype)
@@ -177,9 +179,15 @@ class Schedule:
             return ab_t.sqrt(), -(1 - ab_t).sqrt()
         raise ValueError(f'prediction must be "epsilon", "sample" or "v_prediction", not {prediction!r}.')
 
-    def _fill(self, index: Tensor, columns: list[Tensor], dtype: torch.dtype) -> Tensor:
+    def _fill(
+        self, index: Tensor, columns: list[Tensor], dtype: torch.dtype, prev_from_shift: Tensor | None = None
+    ) -> Tensor:
+        """prev_from_shift: zero by default."""
+        one_minus_alpha_bar = 1 - self.alpha_bars[index]
+        if prev_from_shift is None:
+            prev_from_shift = torch.zeros_like(one_minus_alpha_bar)
         table = torch.full((self.steps, len(COLUMNS)), math.nan, dtype=torch.float64)
-        table[index] = torch.stack(columns, 1)
+        table[index] = torch.stack([*columns, one_minus_alpha_bar, prev_from_shift], 1)
         return table.to(dtype)
 
 

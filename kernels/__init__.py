@@ -16,8 +16,8 @@ FP_FUSION = False
 
 
 def supported(x_t: Tensor) -> bool:
-    """Whether the kernels take this [B, C, H, W]: they compute in float32 and index the pixels of one plane with int32."""
-    return x_t.dtype in (torch.float32, torch.float16, torch.bfloat16) and x_t.shape[2] * x_t.shape[3] < 2**30
+    """Whether the kernels take this [B, C, H, W]: they compute in float32 and index the values of one sample with int32."""
+    return x_t.dtype in (torch.float32, torch.float16, torch.bfloat16) and x_t.shape[1:].numel() < 2**30
 
 
 def register() -> list[str]:
@@ -27,11 +27,17 @@ def register() -> list[str]:
     """
     from ..ops._op import _library, registry
     from .anomaly_map import anomaly_map
-    from .kl_map import kl_map
-    from .reverse_step import reverse_step
+    from .kl_map import kl_map, kl_map_out
+    from .reverse_step import reverse_step, reverse_step_out
 
-    launchers = {"anomaly_map": anomaly_map, "kl_map": kl_map, "reverse_step": reverse_step}
-    for name, launcher in launchers.items():
+    launchers = {
+        "anomaly_map": (anomaly_map, None),
+        "kl_map": (kl_map, kl_map_out),
+        "reverse_step": (reverse_step, reverse_step_out),
+    }
+    for name, (launcher, into_out) in launchers.items():
         if not registry[name].has_kernel("CUDA"):
             _library.impl(name, launcher, "CUDA")
+            if into_out is not None:
+                _library.impl(f"{name}.out", into_out, "CUDA")
     return list(launchers)

@@ -8,8 +8,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..ops.kl_map import kl_map as op
+from ..ops.reverse_step import layout, work_dtype
 from . import FP_FUSION, supported
-from .reverse_step import coefficient, predict_x_0
+from .reverse_step import clamp, coefficient, predict_x_0
 
 _PIXELS = 512  # with four warps, one 16-byte load of float32 per thread
 
@@ -38,7 +39,8 @@ def _exp(x):
 
 @triton.jit
 def _kernel(
-    x_0, x_t, model_output, t, table, variance, out, clip, steps, channels, pixels, blocks, PIXELS: tl.constexpr
+    x_0, x_t, model_output, t, table, variance, out, clip, steps, channels, pixels, blocks, channel_stride, pixel_stride,
+    PIXELS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     sample = program // blocks
@@ -48,13 +50,14 @@ def _kernel(
     step = tl.load(t + sample)
     c_1 = coefficient(table, step, steps, 2)
     small = coefficient(table, step, steps, 6)
+    base = sample.to(tl.int64) * channels * pixels
     total = tl.zeros([PIXELS], tl.float32)
     for channel in range(channels):
-        offset = (sample.to(tl.int64) * channels + channel) * pixels + pixel
+        offset = base + channel * channel_stride + pixel * pixel_stride
         truth = tl.load(x_0 + offset, mask=inside, other=0.0).to(tl.float32)
         value = tl.load(x_t + offset, mask=inside, other=0.0).to(tl.float32)
         output = tl.load(model_output + offset, mask=inside, other=0.0).to(tl.float32)
-        difference = c_1 * (truth - predict_x_0(value, output, table, step, steps, clip))
+        difference = c_1 * (truth - clamp(predict_x_0(value, output, table, step, steps), clip))
         # gap = l_q - l_p; as k (small - large) it keeps the digits that small - l_p would cancel.
         if variance is None:
             gap = small - coefficient(table, step, steps, 8)
@@ -63,6 +66,36 @@ def _kernel(
             gap = k * (small - coefficient(table, step, steps, 7))
         total += _exp_minus_1_minus(gap) + difference * difference * (_exp(-small) * tl.exp(gap))
     tl.store(out + sample.to(tl.int64) * pixels + pixel, 0.5 * total / channels, mask=inside)
+
+
+def kl_map_out(
+    x_0: Tensor,
+    x_t: Tensor,
+    model_output: Tensor,
+    t: Tensor,
+    table: Tensor,
+    variance: Tensor | None = None,
+    clip: float | None = None,
+    *,
+    out: Tensor,
+) -> None:
+    """The launcher of `diffnoise.ops.kl_map` with `out=`: no host synchronisation, so a CUDA graph can capture it."""
+    if not supported(x_t) or not out.is_contiguous():
+        made = kl_map if supported(x_t) else op.reference
+        out.copy_(made(x_0, x_t, model_output, t, table, variance, clip))
+        return
+    if out.numel() == 0:
+        return
+    batch, channels, height, width = x_t.shape
+    form, pixels = layout(x_t), height * width
+    strides = (1, channels) if form == torch.channels_last else (pixels, 1)
+    blocks = triton.cdiv(pixels, _PIXELS)
+    images = [None if x is None else x.contiguous(memory_format=form) for x in (x_0, x_t, model_output, variance)]
+    with torch.cuda.device_of(x_t):
+        _kernel[(batch * blocks,)](
+            *images[:3], t.contiguous(), table.contiguous(), images[3], out, clip, len(table), channels, pixels, blocks, *strides,
+            PIXELS=_PIXELS, enable_fp_fusion=FP_FUSION,
+        )  # fmt: skip
 
 
 def kl_map(
@@ -74,17 +107,7 @@ def kl_map(
     variance: Tensor | None = None,
     clip: float | None = None,
 ) -> Tensor:
-    """The launcher of `diffnoise.ops.kl_map`: no host synchronisation, so a CUDA graph can capture it."""
-    if not supported(x_t):
-        return op.reference(x_0, x_t, model_output, t, table, variance, clip)
-    batch, channels, height, width = x_t.shape
-    out = x_t.new_empty((batch, 1, height, width), dtype=torch.float32)
-    if out.numel() == 0:
-        return out
-    blocks = triton.cdiv(height * width, _PIXELS)
-    tensors = [None if x is None else x.contiguous() for x in (x_0, x_t, model_output, t, table, variance)]
-    with torch.cuda.device_of(x_t):
-        _kernel[(batch * blocks,)](
-            *tensors, out, clip, len(table), channels, height * width, blocks, PIXELS=_PIXELS, enable_fp_fusion=FP_FUSION
-        )  # fmt: skip
+    """The launcher of `diffnoise.ops.kl_map`."""
+    out = x_t.new_empty((x_t.shape[0], 1, *x_t.shape[2:]), dtype=work_dtype(x_t.dtype))
+    kl_map_out(x_0, x_t, model_output, t, table, variance, clip, out=out)
     return out

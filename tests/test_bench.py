@@ -355,17 +355,40 @@ def test_the_mixture_peer_is_the_same_sum(standardize):
     torch.testing.assert_close(value, ops.gmm_noise.reference(**arguments, dtype=torch.float64))
 
 
+def test_the_chain_of_the_kl_map_has_the_operations_of_improved_diffusion():
+    """Counted there: the posterior's mean 3, twice; log variance 6, its exp 1, x_0 4, the divergence 12; and the mean."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    arguments = small("kl_map").arguments(CPU)
+    passes = []
+
+    class Passes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, Tensor) and result.shape == arguments["x_t"].shape and result.is_contiguous():
+                passes.append(function)
+            return result
+
+    call = divergence.EAGER.prepare(arguments)
+    with Passes():
+        call()
+    assert len(passes) == 3 + 6 + 1 + 4 + 3 + 12
+
+
 def double(arguments: dict[str, Any]) -> dict[str, Any]:
     return {n: a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for n, a in arguments.items()}
 
 
-@pytest.mark.parametrize("name", ("reverse_step_ddpm", "reverse_step_ddim", "kl_map", "reverse_step_learned"))
+@pytest.mark.parametrize(
+    "name",
+    ("reverse_step_ddpm", "reverse_step_ddim", "reverse_step_guided", "kl_map", "reverse_step_learned"),
+)
 def test_the_torch_peers_of_the_steps_have_the_same_values(name):
     arguments = double(small(name).arguments(CPU))
     case = NAMES[name]
     schedule, x_t = Schedule.linear(), arguments["x_t"]
-    if name == "reverse_step_ddim":
-        value = steps.torch_ddim(arguments)()
+    if name in ("reverse_step_ddim", "reverse_step_guided"):
+        value = (steps.torch_ddim if name == "reverse_step_ddim" else steps.torch_guided)(arguments)()
         arguments["table"] = schedule.ddim_table(range(0, 1000, 20), recompute_epsilon=False, dtype=torch.float64)
     elif name == "kl_map":
         value = divergence.EAGER.prepare(arguments)()

@@ -16,6 +16,7 @@ import torch
 import diffnoise
 from diffnoise import anomaly, ops
 from diffnoise.ops import _philox
+from diffnoise.ops.reverse_step import layout
 from diffnoise.schedule import Schedule
 
 triton = pytest.importorskip("triton")
@@ -51,7 +52,7 @@ def images(
     dtype: torch.dtype = torch.float32, shape: tuple[int, ...] = SHAPE, device: str = DEVICE
 ) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    names = ("x_0", "x_t", "model_output", "noise", "variance")
+    names = ("x_0", "x_t", "model_output", "noise", "variance", "target")
     made = {name: torch.randn(shape, generator=generator) for name in names}
     made["variance"] = made["variance"].tanh()
     made = {name: image.to(device, dtype) for name, image in made.items()}
@@ -72,6 +73,8 @@ def reverse_cases(device: str = DEVICE):
             source
         ]
         yield names, extra | {"clip": clip}
+        if source in ("noise", "tile"):
+            yield [*names, "target"], extra | {"clip": clip, "guidance": 0.6}
 
 
 def kl_cases():
@@ -211,10 +214,37 @@ def test_strides_do_not_matter() -> None:
     for op, launcher, names, extra in one_case_per_op():
         arguments = {name: inputs[name] for name in names}
         truth = launcher(**arguments, **extra)
-        for layout in layouts:
-            strided = {name: layout(x) if x.ndim == 4 else x for name, x in arguments.items()}
+        for relaid in layouts:
+            strided = {name: relaid(x) if x.ndim == 4 else x for name, x in arguments.items()}
             value = launcher(**strided, **extra)
-            assert value.is_contiguous() and torch.equal(value, truth), op.name
+            form = layout(strided["x_t"]) if op is ops.reverse_step else torch.contiguous_format
+            assert value.is_contiguous(memory_format=form) and torch.equal(value, truth), op.name
+
+
+@needs_device
+def test_out() -> None:
+    """Fresh memory, memory of another layout, and in place; for images in either layout, with their own noise and with given noise."""
+    inputs = images()
+    given = next(case for case in reverse_cases() if "noise" in case[0] and "variance" in case[0])
+    chosen = [*one_case_per_op(), (ops.reverse_step, reverse_step.reverse_step, *given)]
+    for op, launcher, names, extra in chosen:
+        into = (reverse_step.reverse_step_out, kl_map.kl_map_out)[op is ops.kl_map]
+        arguments = {name: inputs[name] for name in names}
+        truth = launcher(**arguments, **extra)
+        for form in (torch.contiguous_format, torch.channels_last):
+            arguments = {name: x.contiguous(memory_format=form) if x.ndim == 4 else x for name, x in arguments.items()}
+            wide = torch.full((*truth.shape[:3], 22), torch.nan, device=DEVICE)[..., ::2]
+            for out in (
+                torch.full_like(truth, torch.nan),
+                torch.full_like(truth, torch.nan).to(memory_format=form),
+                wide,
+            ):
+                into(**arguments, **extra, out=out)
+                assert torch.equal(out, truth), op.name
+            if op is ops.reverse_step:
+                x_t = arguments["x_t"].clone()
+                into(**arguments | {"x_t": x_t}, **extra, out=x_t)
+                assert torch.equal(x_t, truth)
 
 
 @needs_device
@@ -298,7 +328,7 @@ def compile_launch(kernel, launches: Launches, capability: int):
             signature[name] = types[value.dtype]
         else:
             signature[name] = "fp32" if isinstance(value, float) else "i32"
-        if isinstance(value, torch.Tensor) or value % 16 == 0:
+        if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
@@ -311,9 +341,9 @@ def test_compiles_without_a_gpu(capability: int, tmp_path: Path, monkeypatch: py
     everything = list(reverse_cases("cpu"))
     chosen = [
         (reverse_step, "reverse_step", everything[0], torch.bfloat16),
-        (reverse_step, "reverse_step", everything[7], torch.float16),
-        (reverse_step, "reverse_step", everything[8], torch.float32),
-        (reverse_step, "reverse_step", everything[15], torch.float32),
+        (reverse_step, "reverse_step", everything[11], torch.float16),
+        (reverse_step, "reverse_step", everything[12], torch.float32),
+        (reverse_step, "reverse_step", everything[23], torch.float32),
         (kl_map, "kl_map", list(kl_cases())[0], torch.bfloat16),
         (kl_map, "kl_map", list(kl_cases())[3], torch.float32),
     ]
@@ -354,6 +384,8 @@ def test_an_anomaly_map_compiles_without_a_gpu(
 def test_every_kernel_is_registered_for_cuda() -> None:
     assert kernels.register() == kernels.register() == ["anomaly_map", "kl_map", "reverse_step"]
     assert all(ops.registry[name].has_kernel("CUDA") for name in kernels.register())
+    for name in ("kl_map", "reverse_step"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"diffnoise::{name}.out", "CUDA")
 
 
 def test_the_folder_is_never_a_package_of_its_own() -> None:

@@ -20,6 +20,7 @@ from diffnoise import doctor, ops
 from diffnoise.anomaly import gaussian_taps, mean_taps
 from diffnoise.ops import _native, _opensimplex, _philox
 from diffnoise.ops._op import Op
+from diffnoise.ops.reverse_step import COLUMNS
 from diffnoise.schedule import Schedule
 
 OPS = sorted(ops.registry)
@@ -55,6 +56,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     variance.clamp_(-1, 1)
     step = (x_t, output, T, TABLE)
     wide = images(2, (3, 1, 150, 300))  # several bands of rows
+    ddim = Schedule.linear().ddim_table(eta=0.5, recompute_epsilon=False)
     return {
         "gaussian_noise": [grid(1, 6, 300), grid(), (*grid(), _philox.STREAM_REVERSE)],
         "simplex_noise": [
@@ -91,6 +93,9 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (*step, None, None, SEEDS, None, 0.7),
             (*step, variance, None, SEEDS, ORIGINS, 1.0),
             (x_t, output, T, Schedule.linear().ddim_table(eta=0.5, dtype=torch.float64), None, noise),
+            (x_t, output, T, ddim, None, noise, None, None, 1.0, x_0, 0.7),
+            (*step, variance, None, SEEDS, None, None, x_0, 7.0),
+            (*step, variance, None, SEEDS, ORIGINS, 1.0, x_0, 0.3),
         ],
         "anomaly_map": [
             (wide[0], mean_taps(11), wide[1]),
@@ -204,6 +209,178 @@ def test_strides(name, layout):
     assert torch.equal(op(*other), op(*arguments))
 
 
+IMAGE_OPS = ("reverse_step", "kl_map")
+IMAGE_CASES = [pytest.param(name, i, id=f"{name}-{i}") for name in IMAGE_OPS for i in range(len(samples()[name]))]
+WITH_OUT = [name for name in OPS if ops.registry[name].takes_out]
+
+
+def changed(arguments: tuple[Any, ...], change: Any) -> list[Any]:
+    """The arguments with other images."""
+    return [change(a) if isinstance(a, Tensor) and a.ndim == 4 else a for a in arguments]
+
+
+def half_of_the_channels(image: Tensor) -> Tensor:
+    """As a network gives it together with its variance."""
+    return torch.cat([image, 9 * image], 1).chunk(2, 1)[0]
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.float16, torch.bfloat16))
+@pytest.mark.parametrize(("name", "i"), IMAGE_CASES)
+def test_layouts_of_images(name, i, dtype):
+    op = ops.registry[name]
+    plain, _ = with_dtype(op, samples()[name][i], dtype)
+    expected = op(*plain)
+    assert expected.is_contiguous()
+    assert torch.equal(op(*changed(plain, half_of_the_channels)), expected)
+    last = changed(plain, lambda image: image.contiguous(memory_format=torch.channels_last))
+    for arguments in (last, changed(last, lambda image: image if image is last[0] else image.contiguous())):
+        value = op(*arguments)
+        assert torch.equal(value, expected)
+        if op is ops.reverse_step:
+            assert value.is_contiguous(memory_format=torch.channels_last)
+            assert value.stride() == op.reference(*arguments).stride()
+
+
+def outs(like: Tensor) -> list[Tensor]:
+    """Memory of several layouts for a result, full of NaN."""
+    wide = torch.full((*like.shape[:-1], 2 * like.shape[-1]), torch.nan, dtype=like.dtype)
+    whole = torch.full((like.shape[0], 2 * like.shape[1], *like.shape[2:]), torch.nan, dtype=like.dtype)
+    fresh = torch.full_like(like, torch.nan)
+    turned = fresh.clone().contiguous(memory_format=torch.channels_last)
+    return [fresh, turned, wide[..., ::2], whole[:, like.shape[1] :]]
+
+
+def without_kernel(op: Op) -> Any:
+    """`out=` as it is where there is no kernel for the device."""
+    return lambda *arguments, out: op._copy_result(*arguments, out=out)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16))
+@pytest.mark.parametrize("name", WITH_OUT)
+def test_out(name, dtype):
+    op = ops.registry[name]
+    for sample in samples()[name]:
+        arguments, _ = with_dtype(op, sample, dtype)
+        for given in (arguments, changed(arguments, lambda image: image.contiguous(memory_format=torch.channels_last))):
+            expected = op(*given)
+            for out in outs(expected):
+                assert op(*given, out=out) is out and torch.equal(out, expected)
+        out = outs(expected)[2]
+        without_kernel(op)(*arguments, out=out)
+        assert torch.equal(out, op.reference(*arguments))
+    assert torch.equal(
+        op(*(a[:0] if isinstance(a, Tensor) and a.shape[:1] == (3,) else a for a in arguments), out=out[:0]), out[:0]
+    )
+
+
+@pytest.mark.parametrize(
+    "change", (Tensor.clone, half_of_the_channels, lambda image: relaid(image)[0], lambda image: relaid(image)[3])
+)
+@pytest.mark.parametrize("i", range(len(samples()["reverse_step"])))
+def test_in_place(i, change):
+    arguments = samples()["reverse_step"][i]
+    expected = ops.reverse_step(*arguments)
+    for position, argument in enumerate(arguments):
+        if isinstance(argument, Tensor) and argument.ndim == 4:
+            copies = changed(arguments, change)
+            assert ops.reverse_step(*copies, out=copies[position]) is copies[position]
+            assert torch.equal(copies[position], expected)
+            for kept, original in zip(copies, arguments, strict=True):
+                if isinstance(kept, Tensor) and kept is not copies[position]:
+                    assert torch.equal(kept, original)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+def test_results_too_large_for_the_caches(dtype):
+    """They take another way to memory, from wherever in a register they begin."""
+    x_t, output, noise = (image.to(dtype) for image in images(3, (3, 1, 900, 901)))
+    arguments = (x_t, output, T, TABLE, None, noise, None, None, 1.0)
+    truth = ops.reverse_step.reference(*(a.double() if isinstance(a, Tensor) and a.ndim == 4 else a for a in arguments))
+    expected = ops.reverse_step(*arguments)
+    assert error(expected, truth) < (TOLERANCE if dtype == torch.float32 else 2**-8)
+    memory = torch.full((x_t.numel() + 7,), torch.nan, dtype=dtype)
+    for first in (1, 7):
+        out = memory[first : first + x_t.numel()].view(x_t.shape)
+        assert torch.equal(ops.reverse_step(*arguments, out=out), expected)
+    assert torch.equal(ops.reverse_step(*arguments, out=x_t), expected)
+
+
+def test_in_place_on_a_map():
+    x_0, x_t, output = images(3, (3, 1, 19, 37))
+    expected = ops.kl_map(x_0, x_t, output, T, FIXED)
+    assert torch.equal(ops.kl_map(x_0, x_t, output, T, FIXED, out=x_0), expected) and torch.equal(x_0, expected)
+
+
+def test_an_out_that_overlaps_is_refused():
+    flat = images(1, (4, 2, 19, 37))[0]
+    call = {"model_output": OUTPUT, "t": T, "table": TABLE}
+    for x_t, out in (
+        (flat[:3], flat[1:]),
+        (flat[1:], flat[:3]),
+        (X_T.clone(), None),
+        (flat.view(-1)[: X_T.numel()].view(X_T.shape), flat.view(-1)[5 : X_T.numel() + 5].view(X_T.shape)),
+    ):
+        out = x_t.transpose(2, 3).reshape(-1).view(X_T.shape) if out is None else out
+        if x_t.untyped_storage().data_ptr() != out.untyped_storage().data_ptr():
+            assert torch.equal(ops.reverse_step(x_t, **call, out=out), ops.reverse_step(x_t, **call))
+            continue
+        with pytest.raises(ValueError, match="out shares memory with an input without being that input"):
+            ops.reverse_step(x_t, **call, out=out)
+    table = torch.zeros(1000 * len(COLUMNS) + 4)
+    with pytest.raises(ValueError, match="out shares memory"):
+        ops.kl_map(
+            *images(3, (3, 1, 5, 5)), T, table[: 1000 * len(COLUMNS)].view(1000, -1), out=table[-75:].view(3, 1, 5, 5)
+        )
+    # Between each other is not on each other.
+    x_t, other = torch.cat([X_T, OUTPUT], 1).chunk(2, 1)
+    expected = ops.reverse_step(X_T, OUTPUT, T, TABLE)
+    assert torch.equal(ops.reverse_step(x_t, other, T, TABLE, out=other), expected) and torch.equal(x_t, X_T)
+
+
+@pytest.mark.parametrize("name", WITH_OUT)
+def test_opcheck_of_out(name):
+    op, arguments = ops.registry[name], samples()[name][-1]
+    torch.library.opcheck(getattr(torch.ops.diffnoise, name).out, arguments, {"out": torch.empty_like(op(*arguments))})
+
+
+@pytest.mark.parametrize("name", WITH_OUT)
+def test_compile_with_out(name):
+    op, arguments = ops.registry[name], samples()[name][-1]
+
+    def twice(out, *a):
+        op(*a, out=out)
+        return out * 2
+
+    expected = op(*arguments)
+    compiled = torch.compile(twice, fullgraph=True, backend="aot_eager")
+    for out in (torch.empty_like(expected), *([] if op is ops.kl_map else [arguments[0].clone()])):
+        given = [out if op is ops.reverse_step else arguments[0], *arguments[1:]]
+        if op is ops.reverse_step:
+            out.copy_(arguments[0])
+        assert torch.equal(compiled(out, *given), expected * 2) and torch.equal(out, expected)
+
+
+def test_out_and_gradients():
+    weight = torch.ones(X_T.shape, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"reverse_step is not differentiable with out=; leave out= away"):
+        ops.reverse_step(X_T, weight, T, TABLE, out=X_T.clone())
+    with torch.no_grad():
+        ops.reverse_step(X_T, weight, T, TABLE, out=X_T.clone())
+    x_t = X_T.clone()
+    loss = (weight * x_t).sum()
+    ops.reverse_step(x_t, OUTPUT, T, TABLE, out=x_t)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    with torch.inference_mode():
+        x_t = X_T.clone()
+        assert torch.equal(ops.reverse_step(x_t, OUTPUT, T, TABLE, out=x_t), ops.reverse_step(X_T, OUTPUT, T, TABLE))
+
+
+def test_an_op_without_out():
+    with pytest.raises(TypeError, match="gaussian_noise takes no out="):
+        ops.gaussian_noise(*grid(), out=X_T)
+
+
 def test_expanded_inputs():
     x_t, output = (image[:1, :1] for image in images(2))
     expanded = [image.expand(3, 2, 19, 37) for image in (x_t, output)]
@@ -257,16 +434,7 @@ torch.save([getattr(ops, name)(*arguments) for name, arguments in calls], sys.ar
 @needs_native
 @pytest.mark.parametrize("isa", ("avx2", "baseline"))
 def test_lower_instruction_sets(isa, tmp_path):
-    names = (
-        "anomaly_map",
-        "gaussian_noise",
-        "gmm_noise",
-        "simplex_noise",
-        "simplex_noise_at",
-        "tsg_noise",
-        "kts_noise",
-    )
-    cases = [(name, i) for name in names for i in range(len(samples()[name]))]
+    cases = [(name, i) for name in OPS for i in range(len(samples()[name]))]
     torch.save([(name, samples()[name][i]) for name, i in cases], tmp_path / "calls")
     command = [sys.executable, "-c", IN_A_PROCESS_OF_ITS_OWN, tmp_path / "calls", tmp_path / "values"]
     subprocess.run(command, env=os.environ | {"DIFFNOISE_ISA": isa}, cwd=Path(__file__).parents[1], check=True)
@@ -427,6 +595,13 @@ REFUSED = [
     (lambda: ops.anomaly_map(X_T, TAPS, X_T[:, :1].double(), SCALES), "x_0 has dtype"),
     (lambda: ops.anomaly_map(X_T, TAPS, None, SCALES[:, :1]), "scales must be a float32 or float64 tensor of shape"),
     (lambda: ops.anomaly_map(X_T, TAPS, None, SCALES[[0, 0, 1]]), "as many channels for each of 3 scales"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, guidance=1.0), "give target too"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, target=X_T[:1], guidance=1.0), "target has shape"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, target=X_T, guidance=-1.0), "guidance must be a finite number"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, out=X_T[:1]), "out has shape"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, out=X_T.half()), "out has dtype"),
+    (lambda: ops.kl_map(X_T, X_T, OUTPUT, T, TABLE, out=X_T), "out has shape"),
+    (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, out=X_T[:, :1, :1, :1].expand(X_T.shape)), "several elements"),
     (lambda: ops.kl_map(X_T[:1], X_T, OUTPUT, T, TABLE), "x_0 has shape"),
 ]
 
@@ -451,6 +626,9 @@ def test_the_kernels_themselves_refuse_what_would_read_outside_memory():
         lambda: bare.gmm_noise(SEEDS, T, ORIGINS, -1, 2, 2, 5, 5),
         lambda: bare.reverse_step(X_T, OUTPUT[:1], T, TABLE),
         lambda: bare.reverse_step(X_T, OUTPUT, T, TABLE[:, :8]),
+        lambda: bare.reverse_step.out(X_T, OUTPUT, T, TABLE, out=X_T[:1].clone()),
+        lambda: bare.reverse_step.out(X_T, OUTPUT, T, TABLE, out=X_T.double()),
+        lambda: bare.kl_map.out(X_T, X_T, OUTPUT, T, TABLE, out=X_T.clone()),
         lambda: bare.reverse_step(X_T, OUTPUT, T, TABLE, None, X_T[..., :1]),
         lambda: bare.anomaly_map(X_T, TAPS[:2]),
         lambda: bare.anomaly_map(X_T, TAPS[:0]),

@@ -183,6 +183,128 @@ def test_unclipped_mean_is_that_of_ho_et_al():
         torch.testing.assert_close(ops.reverse_step(x_t, eps, full(t), table), expected, rtol=1e-9, atol=1e-9)
 
 
+# Guidance.
+
+
+def guided_epsilon(x_t: Tensor, eps: Tensor, target: Tensor, guidance: float, alpha_bar: float) -> Tensor:
+    """Mousakhan et al. 2023, algorithm 1."""
+    target_t = alpha_bar**0.5 * target + (1 - alpha_bar) ** 0.5 * eps
+    return eps - guidance * (1 - alpha_bar) ** 0.5 * (target_t - x_t)
+
+
+def epsilon_of(output: Tensor, x_t: Tensor, prediction: str, alpha_bar: float) -> Tensor:
+    signal, deviation = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+    return {
+        "epsilon": output,
+        "sample": (x_t - signal * output) / deviation,
+        "v_prediction": signal * output + deviation * x_t,
+    }[prediction]
+
+
+def implementations(*arguments: Any, **keywords: Any) -> list[Tensor]:
+    return [ops.reverse_step(*arguments, **keywords), ops.reverse_step.reference(*arguments, **keywords)]
+
+
+@pytest.mark.parametrize("guidance", (0.0, 0.5, 11.0))
+@pytest.mark.parametrize("recompute", (False, True))
+@pytest.mark.parametrize("eta", (0.0, 0.5))
+@pytest.mark.parametrize("clip", (None, 1.0))
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_guided_ddim_is_the_step_with_the_guided_epsilon(prediction, clip, eta, recompute, guidance):
+    """x_0 from the guided epsilon, clamped, and epsilon either again from that x_0 or the guided one itself."""
+    x_t, output, target, z = images(4)
+    timesteps = SCHEDULE.timesteps(250, 10)
+    table = SCHEDULE.ddim_table(timesteps, eta, prediction, recompute_epsilon=recompute, dtype=torch.float64)
+    x_0_table = SCHEDULE.x_0_table(prediction, torch.float64)
+    for t, lower in zip(timesteps, [*timesteps[1:], None], strict=True):
+        ab = float(SCHEDULE.alpha_bars[t])
+        ab_p = 1.0 if lower is None else float(SCHEDULE.alpha_bars[lower])
+        eps = guided_epsilon(x_t, epsilon_of(output, x_t, prediction, ab), target, guidance, ab)
+        x_0 = (x_t - (1 - ab) ** 0.5 * eps) / ab**0.5
+        if clip is not None:
+            x_0 = x_0.clamp(-clip, clip)
+        if recompute:
+            eps = (x_t - ab**0.5 * x_0) / (1 - ab) ** 0.5
+        sigma = eta * ((1 - ab_p) / (1 - ab)) ** 0.5 * (1 - ab / ab_p) ** 0.5
+        expected = ab_p**0.5 * x_0 + (1 - ab_p - sigma**2) ** 0.5 * eps + sigma * z
+        for found in implementations(x_t, output, full(t), table, noise=z, clip=clip, target=target, guidance=guidance):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        for found in implementations(x_t, output, full(t), x_0_table, clip=clip, target=target, guidance=guidance):
+            torch.testing.assert_close(found, x_0, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("clip", (None, 1.0))
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_guided_ddpm_takes_the_posterior_of_the_guided_x_0(prediction, clip):
+    x_t, output, target, z = images(4)
+    table = SCHEDULE.ddpm_table("fixed_large", prediction, dtype=torch.float64)
+    for t in (0, 1, 80, 999):
+        ab, beta = float(SCHEDULE.alpha_bars[t]), float(SCHEDULE.betas[t])
+        ab_p = ab / (1 - beta)
+        eps = guided_epsilon(x_t, epsilon_of(output, x_t, prediction, ab), target, 3.0, ab)
+        x_0 = (x_t - (1 - ab) ** 0.5 * eps) / ab**0.5
+        if clip is not None:
+            x_0 = x_0.clamp(-clip, clip)
+        mean = ab_p**0.5 * beta / (1 - ab) * x_0 + (1 - beta) ** 0.5 * (1 - ab_p) / (1 - ab) * x_t
+        expected = mean + (beta**0.5 * z if t > 0 else 0)
+        for found in implementations(x_t, output, full(t), table, noise=z, clip=clip, target=target, guidance=3.0):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_weight_of_one_ends_at_the_target():
+    """Whatever the model says: guidance (1 - alpha_bar) = 1 at the only step."""
+    x_t, target = images(2)
+    guidance = 1 / (1 - float(SCHEDULE.alpha_bars[200]))
+    for table in (
+        SCHEDULE.ddim_table([200], dtype=torch.float64),
+        SCHEDULE.ddpm_table(timesteps=[200], dtype=torch.float64),
+    ):
+        found = reverse_process(lambda x, t: x.sin(), x_t, [200], table, clip=None, target=target, guidance=guidance)
+        torch.testing.assert_close(found, target, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("noise", (None, Simplex()), ids=("gaussian", "simplex"))
+def test_the_layout_of_the_models_output_changes_nothing(noise):
+    x_t, target = images(2, shape=(2, 3, 5, 7))
+    timesteps = SCHEDULE.timesteps(300, 4)
+    arguments = (x_t, timesteps, SCHEDULE.ddim_table(timesteps, 0.7, dtype=torch.float64))
+    keywords = {"seeds": torch.tensor([5, -6]), "noise": noise, "target": target, "guidance": 0.8}
+    found = reverse_process(lambda x, t: x.sin().contiguous(memory_format=torch.channels_last), *arguments, **keywords)
+    expected = reverse_process(lambda x, t: x.sin().contiguous(), *arguments, **keywords)
+    assert torch.equal(found, expected) and found.is_contiguous()
+
+
+@pytest.mark.parametrize("noise", (None, Simplex(normalize="unit")), ids=("gaussian", "simplex"))
+@pytest.mark.parametrize("learned", (False, True))
+def test_a_guided_process_of_a_tile_is_a_crop(noise, learned):
+    """With a model that looks at one pixel at a time, noise in every step, and a target."""
+    x_t, target = images(2, shape=(2, 2, 16, 24))
+    seeds = torch.tensor([5, -6])
+    timesteps = SCHEDULE.timesteps(300, 4)
+    table = (
+        SCHEDULE.ddpm_table("learned_range", timesteps=timesteps, dtype=torch.float64)
+        if learned
+        else SCHEDULE.ddim_table(timesteps, 0.7, dtype=torch.float64)
+    )
+
+    def process(y: slice, x: slice, **changes: Any) -> Tensor:
+        arguments = {"target": target[..., y, x], "guidance": 0.8, "seeds": seeds, "noise": noise} | changes
+        return reverse_process(
+            lambda x, t: torch.cat([x.sin(), x.cos()], 1) if learned else x.sin(),
+            x_t[..., y, x],
+            timesteps,
+            table,
+            origins=torch.tensor([[y.start, x.start]]).expand(2, 2),
+            learned_variance=learned,
+            **arguments,
+        )
+
+    whole = process(slice(0, 16), slice(0, 24))
+    torch.testing.assert_close(process(slice(3, 12), slice(5, 22)), whole[..., 3:12, 5:22], rtol=0, atol=1e-12)
+    for change in ({"guidance": 0.0}, {"target": target.flip(1)}, {"seeds": seeds + 1}):
+        assert (process(slice(0, 16), slice(0, 24), **change) - whole).abs().max() > 1e-3
+
+
 # Forward.
 
 
@@ -220,6 +342,8 @@ REFUSED = [
     (lambda: run([2, 1], learned_variance=True), "twice as many output channels"),
     (lambda: run([2, 1], model=lambda x_t, t: x_t[:, :1]), "The model returned shape"),
     (lambda: run([2, 1], clip=0.0), "clip must be positive"),
+    (lambda: run([2, 1], guidance=1.0), "guidance pulls x_0 toward a target; give target too"),
+    (lambda: run([2, 1], target=X_0[:, :1]), "target has shape"),
 ]
 
 

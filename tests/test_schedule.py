@@ -130,6 +130,7 @@ def test_ddpm_rows(variance, prediction, timesteps):
             sigma = 0.0
         expected = [*x_0_row(prediction, ab_t), c_1, c_2, 0, sigma]
         assert table[t, :6].tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert table[t, 9:].tolist() == pytest.approx([1 - ab_t, 0], rel=1e-12)
         expected_logs.append((t, small, large))
     # "Clipped" logarithms: at the last step that of the step before.
     (first, _, large_0), (_, small_1, _) = expected_logs[:2]
@@ -165,6 +166,7 @@ def test_ddim_rows(recompute, eta, prediction, timesteps):
             math.sqrt(ab_p) * x_0 + math.sqrt(max(1 - ab_p - sigma**2, 0)) * eps, rel=1e-9, abs=1e-7
         )
         assert found_sigma == pytest.approx(sigma, rel=1e-9, abs=1e-12)
+        assert float(table[t, 9]) == pytest.approx(1 - ab_t, rel=1e-12)
         assert (r == 0 and recompute) or (not recompute and p == pytest.approx(math.sqrt(ab_p), rel=1e-12))
 
 

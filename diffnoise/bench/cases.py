@@ -102,7 +102,7 @@ def _mixture(name: str, what: str, standardize: bool, *peers: Peer) -> Case:
 
 
 def _step(name: str, what: str, arguments: Inputs, operations: float, *peers: Peer) -> Case:
-    return Case(name, ops.reverse_step, what, IMAGES, arguments, operations, peers)
+    return Case(name, ops.reverse_step, what, IMAGES, arguments, operations, (own.into(ops.reverse_step), *peers))
 
 
 def _points(dims: int) -> Case:
@@ -197,6 +197,13 @@ CASES = (
         *steps.DRAWN,
     ),
     _step("reverse_step_ddim", "DDIM, eta 0", inputs.step(_ddim), work.STEP, steps.DIFFUSERS_DDIM, *steps.DDIM),
+    _step(
+        "reverse_step_guided",
+        "DDIM, eta 0, guided toward a target",
+        inputs.step(_ddim, guided=True),
+        work.STEP + work.GUIDE,
+        *steps.GUIDED,
+    ),
     Case(
         "kl_map",
         ops.kl_map,
@@ -204,7 +211,7 @@ CASES = (
         MAPS,
         inputs.divergence(channels=3),
         3 * work.DIVERGENCE,
-        (divergence.EAGER, divergence.COMPILED),
+        (own.into(ops.kl_map), divergence.EAGER, divergence.COMPILED),
     ),
     Case(
         "anomaly_map_mean",

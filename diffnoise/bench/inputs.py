@@ -14,6 +14,7 @@ from .peers import Arguments
 Shape = tuple[int, ...]
 Inputs = Callable[[Shape, torch.device], Arguments]
 T = 500  # diffusers takes one t for the whole batch
+GUIDANCE = 2.0
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -49,7 +50,13 @@ def points(dims: int) -> Inputs:
     return make
 
 
-def step(table: Callable[[Schedule], Tensor], given: bool = False, own: bool = False, learned: bool = False) -> Inputs:
+def step(
+    table: Callable[[Schedule], Tensor],
+    given: bool = False,
+    own: bool = False,
+    learned: bool = False,
+    guided: bool = False,
+) -> Inputs:
     """Of `reverse_step`: without noise, with noise `given`, or with its `own`; `learned`: with the model's variance."""
 
     def make(shape: Shape, device: torch.device) -> Arguments:
@@ -65,6 +72,8 @@ def step(table: Callable[[Schedule], Tensor], given: bool = False, own: bool = F
             "seeds": torch.arange(batch, device=device) if own else None,
             "origins": None,
             "clip": 1.0,
+            "target": torch.randn(shape, generator=generator).clamp(-1, 1).to(device) if guided else None,
+            "guidance": GUIDANCE if guided else 0.0,
         }
 
     return make

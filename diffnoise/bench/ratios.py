@@ -74,6 +74,7 @@ def _all(rows: Rows) -> Iterator[dict[str, Any]]:
     yield _faster("DDPM step with noise", rows, own, steps.DIFFUSERS_DDPM.name, 10)
     yield _faster("DDIM step", rows, ddim, steps.DIFFUSERS_DDIM.name, 7)
     yield _faster("DDIM step", rows, ddim, steps.DDIM[1].name, 1)
+    yield _faster("guided DDIM step", rows, Where("reverse_step_guided"), steps.GUIDED[1].name, 1)
     yield _faster("KL map", rows, kl, divergence.EAGER.name, 50)
     yield _faster("KL map", rows, kl, divergence.COMPILED.name, 1.5)
     mean, blur = Where("anomaly_map_mean"), Where("anomaly_map_gaussian")

@@ -14,6 +14,8 @@ EXP = 10
 NORMAL = 47
 # x_0 from x_t and the output 2, clipping 2, x_{t-1} from x_0, x_t and the output 3; its noise 1; a learned deviation 4 and exp.
 STEP, ADD_NOISE, LEARNED = 7, 1, 4 + EXP
+# The difference from the target, its share of x_0, and of x_{t-1}.
+GUIDE = 3
 # Per channel: the step's x_0 and clipping 4, the difference 2, log variances 2, square, products and sums 4, one exp.
 DIVERGENCE = 12 + EXP
 # The squared error, and per axis: three additions and a product for a mean of any size, else a multiply-add per tap.

@@ -67,6 +67,14 @@ def image(name: str, tensor: Tensor, like: Tensor | None = None) -> None:
         same_device(name, tensor, like)
 
 
+def output(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor) -> None:
+    if out.shape != shape:
+        raise ValueError(f"out has shape {list(out.shape)}, but {list(shape)} is needed.")
+    if out.dtype != dtype:
+        raise ValueError(f"out has dtype {out.dtype}, but {dtype} is needed.")
+    same_device("out", out, like)
+
+
 def table(tensor: Tensor, columns: int, like: Tensor) -> None:
     if tensor.ndim != 2 or tensor.shape[1] != columns or tensor.dtype not in (torch.float32, torch.float64):
         raise ValueError(

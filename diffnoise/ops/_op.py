@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ._overlap import refuse_overlap
+
 NAMESPACE = "diffnoise"
 _library = torch.library.Library(NAMESPACE, "DEF")
 registry: dict[str, Op] = {}
@@ -18,6 +20,8 @@ class Op:
 
     `reference` is the pure PyTorch function behind it (differentiable, any floating dtype). PyTorch's dispatcher picks
     the implementation: a C++ or CUDA or Triton kernel where one is loaded for the device, the reference elsewhere.
+    Where `takes_out`, a call with `out=` writes the result there, without memory of its own, and returns it; `out` may be one of
+    the inputs, of the same shape and strides.
     """
 
     def __init__(
@@ -26,13 +30,16 @@ class Op:
         check: Callable[..., None],
         fake: Callable[..., torch.Tensor],
         integers_only: bool,
+        out: bool,
     ) -> None:
         self.name = reference.__name__
         self.qualified_name = f"{NAMESPACE}::{self.name}"
         self.reference = reference
+        self.takes_out = out
         self._check = check
         functools.update_wrapper(self, reference)
-        _library.define(self.name + torch.library.infer_schema(reference, mutates_args=()))
+        schema = torch.library.infer_schema(reference, mutates_args=())
+        _library.define(self.name + schema)
         _library.impl(self.name, reference, "CompositeExplicitAutograd")
         torch.library.register_fake(self.qualified_name, fake, lib=_library)
         if integers_only:
@@ -40,16 +47,49 @@ class Op:
             _library.impl(self.name, torch.library.fallthrough_kernel, "Autograd")
         else:
             torch.library.register_autograd(self.qualified_name, self._refuse_gradient, lib=_library)
-        self._overload = getattr(getattr(torch.ops, NAMESPACE), self.name).default
+        if out:
+            self._define_out(schema)
+        packet = getattr(getattr(torch.ops, NAMESPACE), self.name)
+        self._overload = packet.default
+        self._out_overload = packet.out if out else None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self._check(*args, **kwargs)
-        return self._overload(*args, **kwargs)
+    def __call__(self, *args: Any, out: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+        if out is None:
+            self._check(*args, **kwargs)
+            return self._overload(*args, **kwargs)
+        if self._out_overload is None:
+            raise TypeError(f"diffnoise.ops.{self.name} takes no out=.")
+        self._check(*args, **kwargs, out=out)
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*tensors, out)):
+            raise RuntimeError(f"{self._hint} with out=; leave out= away, or call it under torch.no_grad().")
+        refuse_overlap(out, tensors)
+        self._out_overload(*args, **kwargs, out=out)
+        return out
+
+    def _define_out(self, schema: str) -> None:
+        name = f"{self.name}.out"
+        _library.define(name + schema.removesuffix(") -> Tensor") + ", *, Tensor(a!) out) -> ()")
+        _library.impl(name, self._copy_result, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *args, **kwargs: None, lib=_library)
+        _library.impl(name, torch.library.fallthrough_kernel, "Autograd")
+        _library.impl(name, self._count_version, "ADInplaceOrView", with_keyset=True)
+
+    def _copy_result(self, *args: Any, out: torch.Tensor, **kwargs: Any) -> None:
+        out.copy_(self.reference(*args, **kwargs))
+
+    def _count_version(self, keys: torch.DispatchKeySet, *args: Any, out: torch.Tensor, **kwargs: Any) -> None:
+        """Lets autograd notice that a tensor saved for a backward pass has been overwritten."""
+        torch.autograd.graph.increment_version(out)
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            self._out_overload.redispatch(keys & torch._C._after_ADInplaceOrView_keyset, *args, out=out, **kwargs)
+
+    @property
+    def _hint(self) -> str:
+        return f"diffnoise.ops.{self.name} is not differentiable"
 
     def _refuse_gradient(self, ctx: Any, *grads: Any) -> None:
-        raise RuntimeError(
-            f"diffnoise.ops.{self.name} is not differentiable; call diffnoise.ops.{self.name}.reference(...) where a gradient is needed."
-        )
+        raise RuntimeError(f"{self._hint}; call diffnoise.ops.{self.name}.reference(...) where a gradient is needed.")
 
     def has_kernel(self, key: str) -> bool:
         """Whether a kernel of its own (not the reference) is registered for the dispatch key, "CPU" or "CUDA"."""
@@ -57,17 +97,21 @@ class Op:
 
 
 def op(
-    check: Callable[..., None], fake: Callable[..., torch.Tensor] | None = None, integers_only: bool = False
+    check: Callable[..., None],
+    fake: Callable[..., torch.Tensor] | None = None,
+    integers_only: bool = False,
+    out: bool = False,
 ) -> Callable[[Callable[..., torch.Tensor]], Op]:
     """Register the decorated function as `torch.ops.diffnoise.<name>`.
 
     `check` takes the same arguments and raises `ValueError` with a full sentence. `fake` gives the output's shape and
     dtype where tracing the reference itself would be slow; by default the reference runs on fake tensors.
-    `integers_only`: no tensor argument can require a gradient.
+    `integers_only`: no tensor argument can require a gradient. `out`: there is an overload `<name>.out`, too, for which a kernel of
+    its own may be registered; `check` then takes `out=` and sees to its shape and dtype.
     """
 
     def register(reference: Callable[..., torch.Tensor]) -> Op:
-        registered = Op(reference, check, fake or reference, integers_only)
+        registered = Op(reference, check, fake or reference, integers_only, out)
         registry[registered.name] = registered
         return registered
 

@@ -18,9 +18,12 @@ def _check_arguments(
     table: Tensor,
     variance: Tensor | None = None,
     clip: float | None = None,
+    out: Tensor | None = None,
 ) -> None:
     check_step(x_t, model_output, t, table, variance, clip)
     _check.image("x_0", x_0, x_t)
+    if out is not None:
+        _check.output(out, (x_t.shape[0], 1, *x_t.shape[2:]), work_dtype(x_t.dtype), x_t)
 
 
 def _fake(
@@ -35,7 +38,7 @@ def _fake(
     return x_t.new_empty((x_t.shape[0], 1, x_t.shape[2], x_t.shape[3]), dtype=work_dtype(x_t.dtype))
 
 
-@op(_check_arguments, _fake)
+@op(_check_arguments, _fake, out=True)
 def kl_map(
     x_0: Tensor,
     x_t: Tensor,
@@ -51,11 +54,11 @@ def kl_map(
     the model's log variance (learned from `variance`, else the row's fixed one) and mu_q - mu_p = c_1 (x_0 - x_0 predicted).
 
     x_0, x_t, model_output, variance: one floating dtype, [B, C, H, W]; the map of half types is float32. t: int64 [B], indices of
-    the table. table: [T, 9] from `Schedule.ddpm_table`. Raises `ValueError` for other shapes or dtypes. Source: Lu et al. 2023,
-    equation 9.
+    the table. table: [T, 11] from `Schedule.ddpm_table`. With `out=`, [B, 1, H, W] of the map's dtype, the map is written there. Raises
+    `ValueError` for other shapes or dtypes. Source: Lu et al. 2023, equation 9.
     """
     work = work_dtype(x_t.dtype)
-    a, b, c_1, _, _, _, small, large, fixed = rows(table, t, work)
+    a, b, c_1, _, _, _, small, large, fixed, *_ = rows(table, t, work)
     predicted = a * x_t.to(work) + b * model_output.to(work)
     if clip is not None:
         predicted = predicted.clamp(-clip, clip)

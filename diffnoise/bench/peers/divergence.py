@@ -1,4 +1,4 @@
-"""The KL map as a chain of formulas in torch, in the order of the improved-diffusion family of codes."""
+"""The KL map as the chain of formulas that the improved-diffusion family of codes runs: 29 operations on whole images, and the mean."""
 
 from __future__ import annotations
 
@@ -19,27 +19,33 @@ def posterior(x_0: Tensor, x_t: Tensor, t: Tensor, tables: Tensor) -> tuple[Tens
     return c_0 * x_0 + c_t * x_t, small.expand(x_t.shape)
 
 
-def prediction(x_t: Tensor, eps: Tensor, variance: Tensor, t: Tensor, tables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, variance and log variance of p(x_{t-1} | x_t) with a learned variance and x_0 clipped."""
+def prediction(x_t: Tensor, eps: Tensor, variance: Tensor, t: Tensor, tables: Tensor) -> dict[str, Tensor]:
+    """Of p(x_{t-1} | x_t) with a learned variance and x_0 clipped, all that those codes return."""
     a, b, _, _, small, large = (row.expand(x_t.shape) for row in tables[:, t].view(6, -1, 1, 1, 1))
     share = (variance + 1) / 2
     log_variance = share * large + (1 - share) * small
+    all_variance = log_variance.exp()
     x_0 = (a * x_t - b * eps).clamp(-1, 1)
-    return posterior(x_0, x_t, t, tables)[0], log_variance.exp(), log_variance
+    mean, _ = posterior(x_0, x_t, t, tables)
+    return {"mean": mean, "variance": all_variance, "log_variance": log_variance, "x_0": x_0}
 
 
 def normal_kl(mean_1: Tensor, log_variance_1: Tensor, mean_2: Tensor, log_variance_2: Tensor) -> Tensor:
     """KL of two normal distributions, per value."""
-    spread = torch.exp(log_variance_1 - log_variance_2)
-    distance = (mean_1 - mean_2) ** 2 * torch.exp(-log_variance_2)
-    return 0.5 * (-1.0 + log_variance_2 - log_variance_1 + spread + distance)
+    return 0.5 * (
+        -1.0
+        + log_variance_2
+        - log_variance_1
+        + torch.exp(log_variance_1 - log_variance_2)
+        + (mean_1 - mean_2) ** 2 * torch.exp(-log_variance_2)
+    )
 
 
 def kl(x_0: Tensor, x_t: Tensor, eps: Tensor, variance: Tensor, t: Tensor, tables: Tensor) -> Tensor:
     """[B, 1, H, W], mean over channels, in nats."""
-    true = posterior(x_0, x_t, t, tables)
-    mean, _, log_variance = prediction(x_t, eps, variance, t, tables)  # the variance is made all the same, as there
-    return normal_kl(*true, mean, log_variance).mean(1, keepdim=True)
+    true_mean, true_log_variance = posterior(x_0, x_t, t, tables)
+    predicted = prediction(x_t, eps, variance, t, tables)
+    return normal_kl(true_mean, true_log_variance, predicted["mean"], predicted["log_variance"]).mean(1, keepdim=True)
 
 
 def _torch(arguments: Arguments, through: Callable[..., Any] | None = None) -> Callable[[], Tensor]:
@@ -49,5 +55,5 @@ def _torch(arguments: Arguments, through: Callable[..., Any] | None = None) -> C
     return lambda: chain(a["x_0"], a["x_t"], a["model_output"], a["variance"], a["t"], tables)
 
 
-EAGER = Peer("torch, formula by formula", _torch, devices=ANYWHERE)
+EAGER = Peer("improved-diffusion's chain in torch", _torch, devices=ANYWHERE)
 COMPILED = Peer("torch.compile", lambda a: _torch(a, compiled), devices=ANYWHERE, compiles=True)

@@ -21,6 +21,17 @@ def positional(op: Op, arguments: Arguments) -> Callable[[], Tensor]:
     return lambda: op(*values)
 
 
+def into(op: Op) -> Peer:
+    """The same call with memory for its result."""
+
+    def prepare(arguments: Arguments) -> Callable[[], Tensor]:
+        values = tuple(arguments.values())
+        out = op(*values)
+        return lambda: op(*values, out=out)
+
+    return Peer("diffnoise, out=", prepare, devices=ANYWHERE)
+
+
 def new_seeds(op: Op) -> Peer:
     """Other seeds in every call, so that nothing made from the seeds before can serve."""
 
