@@ -157,7 +157,7 @@ void anomaly_map_kernel(const Inputs& inputs, const Shape& shape, compute_t<Imag
     const int64_t count = scales.size() / 2, channels = count ? shape.channels / count : 0;
     STD_TORCH_CHECK(scales.size() % 2 == 0 && channels * count == shape.channels && count > 0,
                     "images must have as many channels for every scale.");
-    const auto images = image<Image>(inputs.images, shape, "images");
+    const Input<Image> images(inputs.images, {shape.batch, shape.channels, shape.height, shape.width}, "images");
     std::optional<Input<Image>> x_0;
     if (inputs.x_0) {
         x_0.emplace(*inputs.x_0, std::initializer_list<int64_t>{shape.batch, channels, shape.height, shape.width},
