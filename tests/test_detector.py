@@ -17,7 +17,11 @@ from torch import Tensor, nn
 
 import diffnoise as dn
 from diffnoise.anomaly import image_score
+<<<<<<< HEAD
 from diffnoise.capture import bucket
+=======
+from diffnoise.ops.reverse_step import COLUMNS
+>>>>>>> step
 
 Make = Callable[..., dn.Detector]
 
@@ -491,7 +495,7 @@ def test_the_map_is_that_of_partial_diffusion_written_out(tiny: Make, sampler: s
         )
         if index:
             # The op's own Gaussian noise, the rest of the step being zero.
-            table = torch.zeros(detector.schedule.steps, 9)
+            table = torch.zeros(detector.schedule.steps, len(COLUMNS))
             table[:, 5] = 1
             zero = torch.zeros(1, 1, 16, 16)
             z.append(step(zero, zero, torch.tensor([index]), table, seeds=torch.tensor([0])))
