@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .prepared import prepare as prepare
 from .unet import UNet as UNet
 from .unet import UNetConfig as UNetConfig
 
