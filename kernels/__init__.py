@@ -26,10 +26,11 @@ def register() -> list[str]:
     Raises `ImportError` without Triton, which is why the kernels are imported here and not above.
     """
     from ..ops._op import _library, registry
+    from .group_norm_silu import group_norm_silu
     from .kl_map import kl_map
     from .reverse_step import reverse_step
 
-    launchers = {"kl_map": kl_map, "reverse_step": reverse_step}
+    launchers = {"group_norm_silu": group_norm_silu, "kl_map": kl_map, "reverse_step": reverse_step}
     for name, launcher in launchers.items():
         if not registry[name].has_kernel("CUDA"):
             _library.impl(name, launcher, "CUDA")

@@ -47,8 +47,8 @@ class _Cast:
 
     @torch.inference_mode()
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        output = self._model(x_t.to(self._dtype, memory_format=torch.channels_last), t)
-        return getattr(output, "sample", output).float()
+        output = self._model(x_t.to(self._dtype).contiguous(memory_format=torch.channels_last), t)
+        return getattr(output, "sample", output).float().contiguous()
 
 
 def _packs(weight: Tensor) -> bool:
@@ -184,7 +184,7 @@ class Plan:
             self._check(x_t)
         row = self._times.index_select(0, t)
         x = F.pixel_unshuffle(x_t, self._patch_size) if self._patch_size > 1 else x_t
-        h = self._conv_in(x.to(self._dtype, memory_format=torch.channels_last))
+        h = self._conv_in(x.to(self._dtype).contiguous(memory_format=torch.channels_last))
         skips = [h]
         for stages, downsample in self._down:
             for residual, attention in stages:
@@ -203,7 +203,7 @@ class Plan:
                 h = h if attention is None else attention(h)
             if upsample is not None:
                 h = upsample(h)
-        h = self._conv_out(self._norm_out(h)).to(torch.float32, memory_format=torch.contiguous_format)
+        h = self._conv_out(self._norm_out(h)).float().contiguous()
         return F.pixel_shuffle(h, self._patch_size) if self._patch_size > 1 else h
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import Attention, Downsample, ResidualBlock, Upsample, group_norm, timestep_embedding, zero_init
+from .blocks import Attention, Downsample, ResidualBlock, Upsample, group_norm, norm_silu, timestep_embedding, zero_init
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class UNet(nn.Module):
                 h = _run(next(up), torch.cat([h, skips.pop()], 1), time)
             if level > 0:
                 h = next(upsample)(h)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.config.patch_size)
+        return F.pixel_shuffle(self.conv_out(norm_silu(self.norm_out, h)), self.config.patch_size)
 
     def check_input(self, x_t: Tensor) -> None:
         config = self.config
