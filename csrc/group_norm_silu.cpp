@@ -36,7 +36,8 @@ struct ColumnMoments {
         using T = compute_t<Image>;
         using V = Lanes<T, N>;
         x += first;
-        // Deviations from the mean of an eighth of the rows: near enough to the mean for their squares to keep its digits.
+        // Deviations from the mean of an eighth of the rows: near enough to the mean for their squares to keep its
+        // digits.
         const int64_t some = (rows + 7) / 8;
         V pivot[K] = {}, sum[K] = {}, square[K] = {};
         for (int64_t row = 0; row < some; ++row) {
@@ -64,8 +65,8 @@ struct ColumnMoments {
     }
 };
 
-// out = silu((x - mean) factor + shift), or without the SiLU, of rows x columns numbers. The coefficients are one per column, or
-// shared by all.
+// out = silu((x - mean) factor + shift), or without the SiLU, of rows x columns numbers. The coefficients are one per
+// column, or shared by all.
 struct Normalize {
     template <class Isa, class Image, class T>
     static DN_HD void run(const Image* x, int64_t rows, int64_t columns, const T* mean, const T* factor, const T* shift,
@@ -92,8 +93,7 @@ struct Normalize {
                 int64_t i = 0;
                 for (; i + lanes <= columns; i += lanes)
                     block<Isa, lanes, per_column, activate>(x, i, mean, factor, shift, out);
-                if (i < columns)
-                    block<Isa, lanes, per_column, activate>(x, columns - lanes, mean, factor, shift, out);
+                if (i < columns) block<Isa, lanes, per_column, activate>(x, columns - lanes, mean, factor, shift, out);
             }
         }
     }
@@ -260,12 +260,8 @@ bool is_channels_last(const Tensor& x) {
 }
 
 // [B, C, H, W] as [B, H, W, C] and back.
-Tensor channels_behind(const Tensor& x) {
-    return torch::stable::transpose(torch::stable::transpose(x, 1, 3), 1, 2);
-}
-Tensor channels_before(const Tensor& x) {
-    return torch::stable::transpose(torch::stable::transpose(x, 1, 3), 2, 3);
-}
+Tensor channels_behind(const Tensor& x) { return torch::stable::transpose(torch::stable::transpose(x, 1, 3), 1, 2); }
+Tensor channels_before(const Tensor& x) { return torch::stable::transpose(torch::stable::transpose(x, 1, 3), 2, 3); }
 
 Tensor group_norm_silu(Tensor x, int64_t groups, std::optional<Tensor> weight, std::optional<Tensor> bias,
                        std::optional<Tensor> scale, std::optional<Tensor> shift, std::optional<Tensor> offset,

@@ -92,7 +92,8 @@ DN_HD void store_lanes(Image* out, Lanes<T, N> values) {
         } else {
 #ifdef DN_GCC_X86
             if constexpr (N == 16) {
-                *reinterpret_cast<Stored*>(out) = (Bits)__builtin_ia32_vcvtps2ph512_mask(values, 0, Wide<short, N>{}, -1);
+                *reinterpret_cast<Stored*>(out) =
+                    (Bits)__builtin_ia32_vcvtps2ph512_mask(values, 0, Wide<short, N>{}, -1);
                 return;
             } else if constexpr (N == 8) {
                 *reinterpret_cast<Stored*>(out) = (Bits)__builtin_ia32_vcvtps2ph256(values, 0);
@@ -125,7 +126,8 @@ DN_HD Lanes<float, N> silu(Lanes<float, N> x) {
     using V = Lanes<float, N>;
     using I = Lanes<std::int32_t, N>;
     const auto all = [](float value) __attribute__((always_inline)) { return all_lanes<float, N>(value); };
-    // e^-x = 2^n 2^f; beyond 87 it is as good as 0 or infinity. Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
+    // e^-x = 2^n 2^f; beyond 87 it is as good as 0 or infinity. Adding 1.5 * 2^23 leaves the nearest integer in the low
+    // bits.
     const V clamped = clamp_lanes<Isa, N>(x, all(-87.0f), all(87.0f)), minus_log2_e = all(-1.44269504088896341f);
     const V shifted = multiply_add<Isa>(clamped, minus_log2_e, all(12582912.0f));
     const V f = multiply_add<Isa>(clamped, minus_log2_e, all(12582912.0f) - shifted);

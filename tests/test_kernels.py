@@ -341,7 +341,9 @@ def test_group_norm_silu_compiles_without_a_gpu(
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     stages = ("_moments", "_coefficients", "_normalize")
-    for arguments, dtype in zip(list(norm_cases("cpu"))[1:], (torch.float32, torch.bfloat16, torch.float16), strict=True):
+    for arguments, dtype in zip(
+        list(norm_cases("cpu"))[1:], (torch.float32, torch.bfloat16, torch.float16), strict=True
+    ):
         x = arguments[0].to(dtype)
         skip = None if arguments[7] is None else arguments[7].to(dtype)
         launches = {name: Launches() for name in stages}

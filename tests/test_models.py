@@ -395,7 +395,7 @@ def unet_2d(**changes: Any) -> nn.Module:
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
         else:
-            nn.init.normal_(parameter, mean=float(parameter.mean()), std=0.1)
+            parameter.data.add_(torch.randn(parameter.shape), alpha=0.1)
     return model.eval()
 
 
@@ -497,7 +497,10 @@ REFUSED = [
         lambda: UNet(small(channels=32, channel_mult=(1, 2), head_channels=5)),
         "head_channels must divide the 64 channels of its level, but is 5",
     ),
-    (lambda: prepare(UNet(SMALL), torch.float64), "must be torch.float32, torch.bfloat16 or torch.float16, but is torch.float64"),
+    (
+        lambda: prepare(UNet(SMALL), torch.float64),
+        "must be torch.float32, torch.bfloat16 or torch.float16, but is torch.float64",
+    ),
     (lambda: UNet(SMALL)(X[0], ONE), r"images of shape \[B, 1, H, W\], not \[1, 16, 16\]"),
     (lambda: UNet(SMALL)(X.expand(1, 3, 16, 16), ONE), r"images of shape \[B, 1, H, W\], not \[1, 3, 16, 16\]"),
     (lambda: UNet(SMALL)(X[..., :12], ONE), "heights and widths that are multiples of 8, not 16 x 12"),

@@ -18,12 +18,25 @@ from ..ops._op import Op
 from ..schedule import Schedule
 from . import inputs, work
 from .inputs import Inputs, Shape
-from .peers import Arguments, Peer, classic_simplex, divergence, fastnoise, gaussian, mixture, opensimplex, own, steps
+from .peers import (
+    Arguments,
+    Peer,
+    classic_simplex,
+    divergence,
+    fastnoise,
+    gaussian,
+    mixture,
+    norms,
+    opensimplex,
+    own,
+    steps,
+)
 
 # The work of the noise papers; on a GPU more of it, so that it does not fit the L2.
 FIELD = {"cpu": (16, 1, 224, 224), "cuda": (64, 3, 256, 256)}
 IMAGES = {"cpu": (16, 3, 224, 224), "cuda": (64, 3, 224, 224)}
 MAPS = {"cpu": (16, 1, 224, 224), "cuda": (64, 1, 224, 224)}
+LEVEL = {"cpu": (1, 64, 224, 224), "cuda": (8, 64, 224, 224)}
 POINTS = {"cpu": (16, 8192), "cuda": (64, 65536)}
 SMALL = {"cpu": (1, 1, 64, 64), "cuda": (1, 1, 64, 64)}
 
@@ -193,6 +206,15 @@ CASES = (
         inputs.divergence(channels=3),
         3 * work.DIVERGENCE,
         (divergence.EAGER, divergence.COMPILED),
+    ),
+    Case(
+        "group_norm_silu",
+        ops.group_norm_silu,
+        "64 channels in 32 groups, with scale and shift, channels last",
+        LEVEL,
+        inputs.normalisation(groups=32),
+        work.NORM_SILU,
+        (norms.EAGER, norms.COMPILED),
     ),
     _points(3),
     _points(4),

@@ -16,6 +16,8 @@ NORMAL = 47
 STEP, ADD_NOISE, LEARNED = 7, 1, 4 + EXP
 # Per channel: the step's x_0 and clipping 4, the difference 2, log variances 2, square, products and sums 4, one exp.
 DIVERGENCE = 12 + EXP
+# Moments 3, normalising 2, SiLU: exp, a sum, a reciprocal of 6 and a product.
+NORM_SILU = 5 + EXP + 8
 # A lattice point's term on a grid, where all but x is known per row: r^2, its positive part, two squarings, the gradient's
 # product, the sum.
 TERM_ON_A_GRID = 6

@@ -65,7 +65,9 @@ def _packs(weight: Tensor) -> bool:
 class Convolution:
     """conv(x), or `total` + conv(x), of which no tensor is kept."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, stride: Any = 1, padding: Any = 0) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, stride: Any = 1, padding: Any = 0
+    ) -> None:
         self._stride, self._padding = ([n, n] if isinstance(n, int) else list(n) for n in (stride, padding))
         self._weight = weight.detach().to(dtype, copy=True).contiguous(memory_format=torch.channels_last)
         self._bias = None if bias is None else bias.detach().to(dtype, copy=True)
@@ -145,17 +147,18 @@ class Attention:
     """Self-attention over the pixels: qkv [3 C, C], projection [C, C]."""
 
     def __init__(
-        self, norm: nn.GroupNorm, qkv: Tensor, qkv_bias: Tensor | None, projection: Tensor, projection_bias: Tensor | None,
+        self, norm: nn.GroupNorm | None, qkv: Tensor, qkv_bias: Tensor | None, projection: Tensor, projection_bias: Tensor | None,
         heads: int, dtype: torch.dtype,
     ) -> None:  # fmt: skip
-        self._norm, self._heads = Norm(norm, silu=False), heads
+        self._norm, self._heads = None if norm is None else Norm(norm, silu=False), heads
         self._qkv, self._qkv_bias, self._projection, self._projection_bias = (
             None if p is None else p.detach().to(dtype, copy=True) for p in (qkv, qkv_bias, projection, projection_bias)
         )
 
     def __call__(self, x: Tensor) -> Tensor:
         b, c, height, width = x.shape
-        tokens = self._norm(x).permute(0, 2, 3, 1).reshape(b, height * width, c)
+        normal = x if self._norm is None else self._norm(x)
+        tokens = normal.permute(0, 2, 3, 1).reshape(b, height * width, c)
         qkv = F.linear(tokens, self._qkv, self._qkv_bias).view(b, -1, 3, self._heads, c // self._heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, H W, head_channels]
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, height * width, c)
@@ -170,12 +173,14 @@ class Plan:
     """A UNet as the list of its parts."""
 
     def __init__(
-        self, conv_in: Convolution, down: Sequence[tuple[Sequence[Stage], Callable[[Tensor], Tensor] | None]], middle: Sequence[Stage],
-        up: Sequence[tuple[Sequence[Stage], Callable[[Tensor], Tensor] | None]], norm_out: Norm, conv_out: Convolution,
+        self, conv_in: nn.Conv2d, down: Sequence[tuple[Sequence[Stage], Callable[[Tensor], Tensor] | None]], middle: Sequence[Stage],
+        up: Sequence[tuple[Sequence[Stage], Callable[[Tensor], Tensor] | None]], norm_out: nn.GroupNorm, conv_out: nn.Conv2d,
         times: Tensor, dtype: torch.dtype, patch_size: int = 1, check: Callable[[Tensor], None] | None = None,
     ) -> None:  # fmt: skip
-        self._conv_in, self._down, self._middle, self._up = conv_in, down, middle, up
-        self._norm_out, self._conv_out, self._times = norm_out, conv_out, times
+        self._down, self._middle, self._up = down, middle, up
+        # Images come and go in float32: rounding there would cost as much as all of the rest.
+        self._conv_in, self._conv_out = Convolution.of(conv_in, torch.float32), Convolution.of(conv_out, torch.float32)
+        self._norm_out, self._times = Norm(norm_out), times
         self._dtype, self._patch_size, self._check = dtype, patch_size, check
 
     @torch.inference_mode()
@@ -184,7 +189,7 @@ class Plan:
             self._check(x_t)
         row = self._times.index_select(0, t)
         x = F.pixel_unshuffle(x_t, self._patch_size) if self._patch_size > 1 else x_t
-        h = self._conv_in(x.to(self._dtype).contiguous(memory_format=torch.channels_last))
+        h = self._conv_in(x.float().contiguous(memory_format=torch.channels_last)).to(self._dtype)
         skips = [h]
         for stages, downsample in self._down:
             for residual, attention in stages:
@@ -203,7 +208,7 @@ class Plan:
                 h = h if attention is None else attention(h)
             if upsample is not None:
                 h = upsample(h)
-        h = self._conv_out(self._norm_out(h)).float().contiguous()
+        h = self._conv_out(self._norm_out(h.float())).contiguous()
         return F.pixel_shuffle(h, self._patch_size) if self._patch_size > 1 else h
 
 
@@ -268,6 +273,6 @@ def _from_unet(model: UNet, dtype: torch.dtype, timesteps: int) -> Plan:
         upsample = Upsample(model.upsample[level], dtype) if level < levels - 1 else None
         up.append(([stage(m, skip_channels.pop()) for m in modules], upsample))
     return Plan(
-        Convolution.of(model.conv_in, dtype), down, middle, up, Norm(model.norm_out), Convolution.of(model.conv_out, dtype),
+        model.conv_in, down, middle, up, model.norm_out, model.conv_out,
         times.table, dtype, model.config.patch_size, model.check_input,
     )  # fmt: skip

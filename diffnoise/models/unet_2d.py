@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .prepared import Attention, Convolution, Norm, Plan, Residual, Stage, TimeTable, Upsample
+from .prepared import Attention, Convolution, Plan, Residual, Stage, TimeTable, Upsample
 
 _BLOCKS = {"DownBlock2D", "AttnDownBlock2D", "UNetMidBlock2D", "UpBlock2D", "AttnUpBlock2D"}
 
@@ -45,7 +45,7 @@ def _is_plain(model: Any) -> bool:
 
     def plain_attention(a: Any) -> bool:
         return (
-            isinstance(a.group_norm, nn.GroupNorm)
+            (a.group_norm is None or isinstance(a.group_norm, nn.GroupNorm))
             and a.spatial_norm is None
             and a.norm_q is None
             and a.norm_k is None
@@ -127,7 +127,7 @@ def plan(model: Any, dtype: torch.dtype, timesteps: int) -> Plan | None:
         attended[-1] = (attended[-1][0], attention(a))
         attended.append((residual(r), None))
     return Plan(
-        Convolution.of(model.conv_in, dtype), [(stages(b), resampler(b, _Downsample)) for b in model.down_blocks], attended,
+        model.conv_in, [(stages(b), resampler(b, _Downsample)) for b in model.down_blocks], attended,
         [(stages(b, skips), resampler(b, lambda s, d: Upsample(s.conv, d))) for b in model.up_blocks],
-        Norm(model.conv_norm_out), Convolution.of(model.conv_out, dtype), times.table, dtype,
+        model.conv_norm_out, model.conv_out, times.table, dtype,
     )  # fmt: skip

@@ -74,7 +74,9 @@ def group_norm_silu(
     dtypes. Source: Wu and He 2018; scale and shift of Dhariwal and Nichol 2021, offset of Ho et al. 2020.
     """
     work = work_dtype(x.dtype)
-    weight, bias, scale, shift, offset = (None if a is None else a.to(work) for a in (weight, bias, scale, shift, offset))
+    weight, bias, scale, shift, offset = (
+        None if a is None else a.to(work) for a in (weight, bias, scale, shift, offset)
+    )
     h = (x if skip is None else torch.cat([x, skip], 1)).to(work)
     if offset is not None:
         h = h + offset[:, :, None, None]
