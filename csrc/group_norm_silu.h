@@ -31,7 +31,7 @@ DN_HD Lanes<T, N> all_lanes(T x) {
         return (Wide<T, N>)(Wide<std::uint32_t, N>{} + std::bit_cast<std::uint32_t>(x));
 }
 
-// Numbers of type Half and BFloat16 are recognised by how many bits of their sign and exponent there are.
+// How an image keeps its numbers in memory.
 enum class Format { single_or_double, half, bfloat };
 
 template <int N>
