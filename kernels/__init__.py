@@ -27,11 +27,13 @@ def register() -> list[str]:
     """
     from ..ops._op import _library, registry
     from .anomaly_map import anomaly_map
+    from .group_norm_silu import group_norm_silu
     from .kl_map import kl_map, kl_map_out
     from .reverse_step import reverse_step, reverse_step_out
 
     launchers = {
         "anomaly_map": (anomaly_map, None),
+        "group_norm_silu": (group_norm_silu, None),
         "kl_map": (kl_map, kl_map_out),
         "reverse_step": (reverse_step, reverse_step_out),
     }

@@ -17,11 +17,8 @@ from torch import Tensor, nn
 
 import diffnoise as dn
 from diffnoise.anomaly import image_score
-<<<<<<< HEAD
 from diffnoise.capture import bucket
-=======
 from diffnoise.ops.reverse_step import COLUMNS
->>>>>>> step
 
 Make = Callable[..., dn.Detector]
 

@@ -38,9 +38,9 @@ if importlib.util.find_spec("diffnoise.kernels") is None:  # the source tree wit
     diffnoise.kernels = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(diffnoise.kernels)
 
-kernels, anomaly_map, kl_map, philox, reverse_step = (
+kernels, anomaly_map, group_norm_silu, kl_map, philox, reverse_step = (
     importlib.import_module("diffnoise.kernels" + name)
-    for name in ("", ".anomaly_map", ".kl_map", ".philox", ".reverse_step")
+    for name in ("", ".anomaly_map", ".group_norm_silu", ".kl_map", ".philox", ".reverse_step")
 )
 
 # Shapes are small because the interpreter is slow; the variances are large so that no divergence overflows float16.
@@ -93,6 +93,21 @@ def one_case_per_op():
     """Everything switched on: the noise of a tile, a learned variance, a clip."""
     yield ops.reverse_step, reverse_step.reverse_step, *list(reverse_cases())[-1]
     yield ops.kl_map, kl_map.kl_map, *list(kl_cases())[-1]
+
+
+def norm_cases(device: str = DEVICE):
+    """x, groups, weight, bias, scale, shift, offset, skip, eps, silu"""
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    last = torch.channels_last
+    x, wide = normal(2, 6, 5, 70) + 3, (normal(2, 70, 9, 8) * 2 + 1).contiguous(memory_format=last)
+    yield x, 3, None, None, None, None, None, None, 1e-5, True
+    yield x, 4, normal(8), normal(8), normal(2, 8), normal(2, 8), normal(2, 8), normal(2, 2, 5, 70), 1e-3, False
+    yield wide, 7, normal(70), None, None, normal(2, 70), None, None, 1e-5, True
+    yield wide, 2, normal(78).bfloat16(), normal(78), normal(2, 78), None, None, normal(2, 8, 9, 8), 1e-5, True
 
 
 def error(value: torch.Tensor, truth: torch.Tensor) -> float:
@@ -160,6 +175,31 @@ def test_a_kl_of_nearly_equal_variances_keeps_its_digits() -> None:
     t = torch.tensor([0], device=DEVICE)  # the row with the widest range between the two bounds
     truth = ops.kl_map.reference(x_0.double(), x_0.double(), x_0.double(), t, table.double(), variance.double())
     torch.testing.assert_close(kl_map.kl_map(x_0, x_0, x_0, t, table, variance).double(), truth, rtol=1.3e-6, atol=0)
+
+
+@needs_device
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_group_norm_silu_matches_the_reference_in_float64(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_norm_silu, "_TILE", 64 * 32)  # pieces of 32 pixels for channels_last
+    op = ops.group_norm_silu
+    for arguments in norm_cases():
+        inputs = [a.to(dtype) if isinstance(a, torch.Tensor) and a.ndim == 4 else a for a in arguments]
+        truth = op.reference(*[a.double() if isinstance(a, torch.Tensor) else a for a in inputs])
+        value = group_norm_silu.group_norm_silu(*inputs)
+        assert value.dtype == dtype and value.stride() == op.reference(*inputs).stride()
+        times = 4 if INTERPRETED and dtype == torch.bfloat16 else 2
+        limit = 1.3e-6 if dtype == torch.float32 else times * error(op.reference(*inputs), truth)
+        assert error(value, truth) <= limit
+
+
+@needs_device
+def test_group_norm_silu_of_other_layouts_and_dtypes() -> None:
+    x, *rest = next(norm_cases())
+    call, op = group_norm_silu.group_norm_silu, ops.group_norm_silu
+    sliced = x.repeat_interleave(2, 3)[..., ::2]
+    assert torch.equal(call(sliced, *rest), call(x, *rest)) and call(sliced, *rest).is_contiguous()
+    assert torch.equal(call(x.double(), *rest), op.reference(x.double(), *rest))
+    assert call(x[:0], *rest).shape == (0, 6, 5, 70)
 
 
 @triton.jit
@@ -381,8 +421,31 @@ def test_an_anomaly_map_compiles_without_a_gpu(
 
 
 @needs_compiler
+@pytest.mark.parametrize("capability", [80, 90])
+def test_group_norm_silu_compiles_without_a_gpu(
+    capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    stages = ("_moments", "_coefficients", "_normalize")
+    for arguments, dtype in zip(
+        list(norm_cases("cpu"))[1:], (torch.float32, torch.bfloat16, torch.float16), strict=True
+    ):
+        x = arguments[0].to(dtype)
+        skip = None if arguments[7] is None else arguments[7].to(dtype)
+        launches = {name: Launches() for name in stages}
+        with monkeypatch.context() as patch:
+            for name in stages:
+                patch.setattr(group_norm_silu, name, launches[name])
+            group_norm_silu.group_norm_silu(x, *arguments[1:7], skip, *arguments[8:])
+        for name in stages:
+            compiled = compile_launch(getattr(group_norm_silu, name), launches[name], capability)
+            assert f".target sm_{capability}" in compiled.asm["ptx"] and compiled.asm["cubin"]
+
+
+@needs_compiler
 def test_every_kernel_is_registered_for_cuda() -> None:
-    assert kernels.register() == kernels.register() == ["anomaly_map", "kl_map", "reverse_step"]
+    names = ["anomaly_map", "group_norm_silu", "kl_map", "reverse_step"]
+    assert kernels.register() == kernels.register() == names
     assert all(ops.registry[name].has_kernel("CUDA") for name in kernels.register())
     for name in ("kl_map", "reverse_step"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"diffnoise::{name}.out", "CUDA")

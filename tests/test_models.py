@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffnoise.models import UNet, UNetConfig, denoise
+from diffnoise.models import UNet, UNetConfig, denoise, prepare
 from diffnoise.models.blocks import Attention, ResidualBlock, Upsample, timestep_embedding
 
 
@@ -340,6 +340,139 @@ def test_unet_is_that_of_diffusers():
     assert expected.std() > 0.1
 
 
+# Prepared for inference.
+
+PREPARED = (
+    small(channel_mult=(1, 2), attention_levels=(1,), patch_size=2),
+    small(3, 16, (1, 2, 2), res_blocks=2, attention_levels=(2,), norm_groups=8, learn_variance=True),
+    small(2, 24, (2, 1), norm_groups=3, head_channels=12),
+)
+
+
+def deviation(found: Tensor, expected: Tensor) -> float:
+    assert found.dtype == torch.float32 and found.is_contiguous() and expected.std() > 0.05
+    return float((found.double() - expected).abs().max() / expected.abs().max())
+
+
+def pair(config: UNetConfig) -> tuple[Tensor, Tensor]:
+    return image(2, config.image_channels, 32, 48), torch.tensor([10, 500])
+
+
+@pytest.mark.parametrize("config", PREPARED)
+def test_a_prepared_unet_gives_the_same_values(config):
+    model, (x_t, t) = awake(config), pair(config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    prepared = prepare(model)
+    with torch.inference_mode():
+        truth = awake(config).double()(x_t.double(), t)
+        assert deviation(prepared(x_t, t), truth) < 1e-5
+    for name, value in model.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, before[name])
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    assert deviation(prepared(x_t, t), truth) < 1e-5  # it is a copy
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("config", PREPARED)
+def test_half_types_keep_the_stated_bound(config, dtype):
+    model, (x_t, t) = awake(config), pair(config)
+    with torch.inference_mode():
+        truth = model(x_t, t)
+    assert deviation(prepare(model, dtype)(x_t, t), truth) < 0.03
+
+
+def unet_2d(**changes: Any) -> nn.Module:
+    diffusers = pytest.importorskip("diffusers.models.unets.unet_2d")
+    torch.manual_seed(0)
+    options = {
+        "in_channels": 3, "out_channels": 6, "layers_per_block": 2, "block_out_channels": (16, 32, 32), "norm_num_groups": 8,
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"), "attention_head_dim": 16,
+    }  # fmt: skip
+    model = diffusers.UNet2DModel(**options | changes)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        else:
+            parameter.data.add_(torch.randn(parameter.shape), alpha=0.1)
+    return model.eval()
+
+
+VARIANTS = (
+    {},
+    {"resnet_time_scale_shift": "scale_shift"},
+    {"downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "norm_eps": 1e-3},
+    {"add_attention": False, "layers_per_block": 1, "down_block_types": ("DownBlock2D",) * 3, "up_block_types": ("UpBlock2D",) * 3},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_a_prepared_model_of_diffusers_gives_the_same_values(changes):
+    model, x_t, t = unet_2d(**changes), image(2, 3, 24, 32), torch.tensor([7, 600])
+    single, half = prepare(model), prepare(model, torch.bfloat16)
+    with torch.inference_mode():
+        output = model(x_t, t).sample
+        assert deviation(single(x_t, t), output) < 1e-5
+        assert deviation(half(x_t, t), output) < 0.03
+    assert not any(part.training for part in model.modules()) and model.dtype == torch.float32
+    assert type(single).__name__ == "Plan"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    (
+        {"down_block_types": ("SkipDownBlock2D", "DownBlock2D", "AttnDownBlock2D")},
+        {"center_input_sample": True},
+        {"resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet"},
+        {"mid_block_scale_factor": 2**0.5},
+        {"num_class_embeds": 3},
+    ),
+    ids=("block", "centred", "resampling", "factor", "classes"),
+)
+def test_what_a_plan_lacks_runs_as_it_is(changes):
+    model, x_t, t = unet_2d(), image(1, 3, 24, 32), torch.tensor([7])
+    classes = {"class_labels": torch.tensor([1])} if "num_class_embeds" in changes else {}
+    if "down_block_types" in changes:
+        changes = changes | {"up_block_types": ("AttnUpBlock2D", "UpBlock2D", "SkipUpBlock2D")}
+    model = unet_2d(**changes)
+    if classes:
+        prepared = prepare(lambda x, at: model(x, at, **classes))
+    else:
+        prepared = prepare(model)
+    with torch.inference_mode():
+        assert deviation(prepared(x_t, t), model(x_t, t, **classes).sample) < 1e-5
+
+
+def test_any_module_can_be_prepared():
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3, padding=1)
+
+        def forward(self, x: Tensor, t: Tensor) -> SimpleNamespace:
+            assert x.dtype == self.conv.weight.dtype
+            return SimpleNamespace(sample=self.conv(x) * t.view(-1, 1, 1, 1))
+
+    torch.manual_seed(0)
+    network, x_t, t = Network(), image(2, 1, 8, 8), torch.tensor([3, 7])
+    expected = network(x_t, t).sample.detach()
+    assert deviation(prepare(network)(x_t, t), expected) < 1e-6
+    assert deviation(prepare(network, torch.bfloat16)(x_t, t), expected) < 0.03
+    assert network.conv.weight.dtype == torch.float32
+
+
+def test_a_prepared_unet_knows_so_many_timesteps():
+    model, x_t = awake(SMALL), image(1, 1, 16, 16)
+    prepared = prepare(model, timesteps=20)
+    with torch.inference_mode():
+        assert deviation(prepared(x_t, torch.tensor([19])), model(x_t, torch.tensor([19]))) < 1e-5
+    with pytest.raises((RuntimeError, IndexError)):
+        prepared(x_t, torch.tensor([20]))
+    with pytest.raises(ValueError, match="multiples of 8"):
+        prepared(image(1, 1, 12, 16), torch.tensor([3]))
+
+
 # Configuration and refusals.
 
 
@@ -363,6 +496,10 @@ REFUSED = [
     (
         lambda: UNet(small(channels=32, channel_mult=(1, 2), head_channels=5)),
         "head_channels must divide the 64 channels of its level, but is 5",
+    ),
+    (
+        lambda: prepare(UNet(SMALL), torch.float64),
+        "must be torch.float32, torch.bfloat16 or torch.float16, but is torch.float64",
     ),
     (lambda: UNet(SMALL)(X[0], ONE), r"images of shape \[B, 1, H, W\], not \[1, 16, 16\]"),
     (lambda: UNet(SMALL)(X.expand(1, 3, 16, 16), ONE), r"images of shape \[B, 1, H, W\], not \[1, 3, 16, 16\]"),

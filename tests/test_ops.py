@@ -49,6 +49,24 @@ def points(dims: int) -> Tensor:
     return torch.randn(3, 40, dims, generator=torch.Generator().manual_seed(dims)) * 9
 
 
+def group_norms() -> list[tuple[Any, ...]]:
+    generator = torch.Generator().manual_seed(7)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    channels_last = torch.channels_last
+    wide = normal(3, 40, 23, 19).contiguous(memory_format=channels_last)  # chunks, and columns that fill no register
+    return [
+        (normal(3, 6, 5, 7) * 3 + 100, 3, None, None, None, None, None, None, 1e-5, False),
+        (normal(3, 8, 33, 70), 4, normal(8), normal(8), normal(3, 8), normal(3, 8), normal(3, 8)),
+        (wide + 100, 8, normal(40), normal(40), normal(3, 40), normal(3, 40), normal(3, 40)),
+        (wide, 4, normal(64), None, None, normal(3, 64), None, normal(3, 24, 23, 19), 1e-3, False),
+        (normal(3, 12, 4, 5), 5, normal(20), normal(20), None, None, None, normal(3, 8, 4, 5)),
+        (normal(3, 128, 1, 1).contiguous(memory_format=channels_last), 2, normal(128).bfloat16(), normal(128).half()),
+    ]
+
+
 @functools.cache
 def samples() -> dict[str, list[tuple[Any, ...]]]:
     """Positional arguments for every op; floating tensors are float32."""
@@ -108,6 +126,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (x_t, gaussian_taps(6.0), x_0[:, 1:], SCALES, True),
             (x_t, gaussian_taps(1.0), None, SCALES),
         ],
+        "group_norm_silu": group_norms(),
         "kl_map": [(x_0, *step, variance), (x_0, *step, variance, 1.0), (x_0, x_t, output, T, FIXED, None, 1.0)],
     }
 
@@ -162,7 +181,7 @@ def test_accuracy(name, i):
     assert error(op(*double, **keywords), truth) < 1e-9
     single, keywords = with_dtype(op, arguments, torch.float32)
     value = op(*single, **keywords)
-    assert value.dtype == torch.float32 and value.is_contiguous()
+    assert value.dtype == torch.float32 and value.stride() == op.reference(*single, **keywords).stride()
     assert error(value, truth) < TOLERANCE
 
 
@@ -206,7 +225,12 @@ def relaid(tensor: Tensor) -> list[Tensor]:
 def test_strides(name, layout):
     op, arguments = ops.registry[name], samples()[name][-2]
     other = [a if not isinstance(a, Tensor) else relaid(a)[min(layout, len(relaid(a)) - 1)] for a in arguments]
-    assert torch.equal(op(*other), op(*arguments))
+    value, expected = op(*other), op(*arguments)
+    if op is ops.group_norm_silu and layout == 3:  # sums go along the memory, and the result has the layout of x
+        assert value.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(value, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))
+    else:
+        assert torch.equal(value, expected)
 
 
 IMAGE_OPS = ("reverse_step", "kl_map")
@@ -394,6 +418,7 @@ def test_expanded_inputs():
 
 @pytest.mark.parametrize("name", OPS)
 def test_compile(name):
+    torch.compiler.reset()  # the lambda is one function for all ops, of which only so many versions are kept
     op, arguments = ops.registry[name], samples()[name][-1]
     torch.compiler.reset()  # all ops share the code of the lambda, which may be compiled only so often
     compiled = torch.compile(lambda *a: op(*a) * 2, fullgraph=True, backend="aot_eager")
@@ -404,9 +429,7 @@ def test_compile(name):
 def test_a_sample_is_the_same_in_any_batch(name, i):
     op, arguments = ops.registry[name], samples()[name][i]
     order = torch.tensor([2, 0, 2])
-    chosen = [
-        a[order] if isinstance(a, Tensor) and len(a) == 3 else a for a in arguments
-    ]  # tables and taps have other lengths
+    chosen = [a[order] if isinstance(a, Tensor) and len(a) == 3 else a for a in arguments]  # not tables and weights
     assert torch.equal(op(*chosen), op(*arguments)[order])
 
 
@@ -503,6 +526,7 @@ def test_empty(shape):
     if size[0]:
         for implementation in (ops.anomaly_map, ops.anomaly_map.reference):
             assert implementation(empty, mean_taps(5), empty).shape == (batch, 1, *size[1:])
+    assert ops.group_norm_silu(empty, 1).shape == shape
 
 
 def test_a_constant_mixture_becomes_zero():
@@ -604,6 +628,16 @@ REFUSED = [
     (lambda: ops.kl_map(X_T, X_T, OUTPUT, T, TABLE, out=X_T), "out has shape"),
     (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, out=X_T[:, :1, :1, :1].expand(X_T.shape)), "several elements"),
     (lambda: ops.kl_map(X_T[:1], X_T, OUTPUT, T, TABLE), "x_0 has shape"),
+    (lambda: ops.group_norm_silu(X_T[0], 1), "x must have shape"),
+    (lambda: ops.group_norm_silu(X_T, 3), "groups must divide the 2 channels, but is 3"),
+    (lambda: ops.group_norm_silu(X_T, 0), "groups must divide the 2 channels, but is 0"),
+    (lambda: ops.group_norm_silu(X_T, 1, eps=-1.0), "eps must not be negative, but is -1.0"),
+    (lambda: ops.group_norm_silu(X_T, 1, torch.ones(3)), r"weight must have shape \[2\], but has shape \[3\]"),
+    (lambda: ops.group_norm_silu(X_T, 1, bias=torch.ones(2).int()), "the dtype of bias must be a floating-point"),
+    (lambda: ops.group_norm_silu(X_T, 1, scale=torch.ones(2)), r"scale must have shape \[3, 2\]"),
+    (lambda: ops.group_norm_silu(X_T, 4, skip=X_T, shift=torch.ones(3, 2)), r"shift must have shape \[3, 4\]"),
+    (lambda: ops.group_norm_silu(X_T, 1, skip=X_T[:1]), "skip must be like x but for the number of channels"),
+    (lambda: ops.group_norm_silu(X_T, 1, skip=X_T.double()), "but is torch.float64 of shape"),
 ]
 
 
@@ -639,6 +673,12 @@ def test_the_kernels_themselves_refuse_what_would_read_outside_memory():
         lambda: bare.anomaly_map(X_T, TAPS, None, SCALES[:0]),
         lambda: bare.anomaly_map(X_T, TAPS, None, SCALES[[0, 0, 1]]),
         lambda: bare.kl_map(X_T[:1], X_T, OUTPUT, T, TABLE),
+        lambda: bare.group_norm_silu(X_T[0], 1),
+        lambda: bare.group_norm_silu(X_T, 3),
+        lambda: bare.group_norm_silu(X_T, 1, torch.ones(1)),
+        lambda: bare.group_norm_silu(X_T, 1, None, None, torch.ones(1, 2)),
+        lambda: bare.group_norm_silu(X_T, 1, skip=X_T[:1]),
+        lambda: bare.group_norm_silu(X_T, 1, skip=X_T.double()),
     ):
         with pytest.raises(RuntimeError):
             call()
@@ -654,6 +694,45 @@ def test_gradients_are_refused(name):
         op(*arguments).sum().backward()
     op.reference(*arguments).sum().backward()
     assert arguments[0].grad is not None
+
+
+@pytest.mark.parametrize("silu", (True, False))
+def test_gradients_of_group_norm_silu(silu):
+    x, skip = (image.double().requires_grad_() for image in images(2, (2, 4, 3, 5)))
+    generator = torch.Generator().manual_seed(1)
+    weight, bias = torch.randn(2, 8, generator=generator, dtype=torch.float64).requires_grad_()
+    scale, shift, offset = torch.randn(3, 2, 8, generator=generator, dtype=torch.float64).requires_grad_()
+
+    def call(*tensors: Tensor) -> Tensor:
+        *rest, behind = tensors
+        return ops.group_norm_silu(*rest[:1], 2, *rest[1:], behind, silu=silu)
+
+    assert torch.autograd.gradcheck(call, (x, weight, bias, scale, shift, offset, skip))
+    single = x.detach().float().contiguous(memory_format=torch.channels_last).requires_grad_()
+    for implementation in (ops.group_norm_silu, ops.group_norm_silu.reference):
+        single.grad = None
+        (implementation(single, 2, silu=silu) * skip.float()).sum().backward()
+        expected = torch.autograd.grad((ops.group_norm_silu.reference(x, 2, silu=silu) * skip).sum(), x)[0]
+        assert error(single.grad, expected) < 1e-5
+
+
+@pytest.mark.parametrize("memory_format", (torch.contiguous_format, torch.channels_last))
+def test_group_norm_silu_keeps_the_digits_of_small_deviations(memory_format):
+    """Pixels far from 0, the first of them far from the rest: a difference of two large sums would lose the variance."""
+    x = images(1, (1, 16, 40, 50))[0] * 0.01 + 100
+    x[:, :, 0, :4] = 300.0
+    x = x.contiguous(memory_format=memory_format)
+    truth = torch.nn.functional.group_norm(x.double().contiguous(), 4)
+    assert error(ops.group_norm_silu(x, 4, silu=False), truth) < TOLERANCE
+
+
+def test_nan_stays_in_its_group():
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        x = images(1, (2, 32, 4, 5))[0].to(dtype)
+        x[1, 17, 2, 3] = torch.nan
+        for layout in (torch.contiguous_format, torch.channels_last):
+            is_nan = ops.group_norm_silu(x.contiguous(memory_format=layout), 2).isnan()
+            assert is_nan[1, 16:].all() and is_nan.sum() == 16 * 20
 
 
 # Known answers.

@@ -27,6 +27,7 @@ from .peers import (
     filters,
     gaussian,
     mixture,
+    norms,
     opensimplex,
     own,
     steps,
@@ -36,6 +37,7 @@ from .peers import (
 FIELD = {"cpu": (16, 1, 224, 224), "cuda": (64, 3, 256, 256)}
 IMAGES = {"cpu": (16, 3, 224, 224), "cuda": (64, 3, 224, 224)}
 MAPS = {"cpu": (16, 1, 224, 224), "cuda": (64, 1, 224, 224)}
+LEVEL = {"cpu": (1, 64, 224, 224), "cuda": (8, 64, 224, 224)}
 POINTS = {"cpu": (16, 8192), "cuda": (64, 65536)}
 SMALL = {"cpu": (1, 1, 64, 64), "cuda": (1, 1, 64, 64)}
 
@@ -230,6 +232,15 @@ CASES = (
         inputs.residual(anomaly.gaussian_taps(filters.SIGMA)),
         work.SQUARED_ERROR + work.filter_of(33),
         filters.GAUSSIAN,
+    ),
+    Case(
+        "group_norm_silu",
+        ops.group_norm_silu,
+        "64 channels in 32 groups, with scale and shift, channels last",
+        LEVEL,
+        inputs.normalisation(groups=32),
+        work.NORM_SILU,
+        (norms.EAGER, norms.COMPILED),
     ),
     _points(3),
     _points(4),

@@ -100,3 +100,23 @@ def divergence(channels: int) -> Inputs:
         return {"x_0": x_0} | {name: a[name] for name in ("x_t", "model_output", "t", "table", "variance", "clip")}
 
     return make
+
+
+def normalisation(groups: int) -> Inputs:
+    """Of `group_norm_silu`: what a residual block's second norm gets, channels last."""
+
+    def make(shape: Shape, device: torch.device) -> Arguments:
+        generator, (batch, channels) = _generator(), shape[:2]
+        x = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        weight, bias = torch.randn(2, channels, generator=generator)
+        scale, shift = 0.1 * torch.randn(2, batch, channels, generator=generator)
+        return {
+            "x": x.to(device),
+            "groups": groups,
+            "weight": weight.to(device),
+            "bias": bias.to(device),
+            "scale": scale.to(device),
+            "shift": shift.to(device),
+        }
+
+    return make

@@ -20,6 +20,8 @@ GUIDE = 3
 DIVERGENCE = 12 + EXP
 # The squared error, and per axis: three additions and a product for a mean of any size, else a multiply-add per tap.
 SQUARED_ERROR, MEAN_FILTER = 2, 8
+# Moments 3, normalising 2, SiLU: exp, a sum, a reciprocal of 6 and a product.
+NORM_SILU = 5 + EXP + 8
 # A lattice point's term on a grid, where all but x is known per row: r^2, its positive part, two squarings, the gradient's
 # product, the sum.
 TERM_ON_A_GRID = 6

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.profiler import record_function
 
+from .prepared import prepare as prepare
 from .unet import UNet as UNet
 from .unet import UNetConfig as UNetConfig
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import ops
+
 
 def timestep_embedding(t: Tensor, channels: int) -> Tensor:
     """(cos, sin) of t at frequencies exp(-ln(10^4) i / half): [B] -> float32 [B, channels] (Dhariwal and Nichol 2021)."""
@@ -19,6 +21,12 @@ def timestep_embedding(t: Tensor, channels: int) -> Tensor:
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(groups, channels), channels)
+
+
+def norm_silu(
+    norm: nn.GroupNorm, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, silu: bool = True
+) -> Tensor:
+    return ops.group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, scale, shift, eps=norm.eps, silu=silu)
 
 
 def zero_init(module: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
@@ -41,10 +49,10 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        h = self.conv_in(F.silu(self.norm_in(x)))
-        scale, shift = self.time(time)[:, :, None, None].chunk(2, 1)
-        h = self.norm_out(h) * (1 + scale) + shift
-        return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
+        h = self.conv_in(norm_silu(self.norm_in, x))
+        scale, shift = self.time(time).chunk(2, 1)
+        h = norm_silu(self.norm_out, h, scale, shift)
+        return self.skip(x) + self.conv_out(self.dropout(h))
 
 
 class Attention(nn.Module):
@@ -61,7 +69,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, height * width)
+        qkv = self.qkv(norm_silu(self.norm, x, silu=False)).reshape(b, 3, self.heads, c // self.heads, height * width)
         q, k, v = qkv.transpose(-1, -2).unbind(1)  # [B, heads, H W, head_channels]
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.projection(h.transpose(-1, -2).reshape(b, c, height, width))

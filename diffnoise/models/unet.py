@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import Attention, Downsample, ResidualBlock, Upsample, group_norm, timestep_embedding, zero_init
+from .blocks import Attention, Downsample, ResidualBlock, Upsample, group_norm, norm_silu, timestep_embedding, zero_init
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class UNet(nn.Module):
         self.conv_out = zero_init(nn.Conv2d(current, outputs * folded, 3, padding=1))
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        self._check_input(x_t)
+        self.check_input(x_t)
         time = self.time(timestep_embedding(t, self.config.channels).to(self.conv_in.weight.dtype))
         h = self.conv_in(F.pixel_unshuffle(x_t, self.config.patch_size))
         skips = [h]
@@ -129,9 +129,9 @@ class UNet(nn.Module):
                 h = _run(next(up), torch.cat([h, skips.pop()], 1), time)
             if level > 0:
                 h = next(upsample)(h)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.config.patch_size)
+        return F.pixel_shuffle(self.conv_out(norm_silu(self.norm_out, h)), self.config.patch_size)
 
-    def _check_input(self, x_t: Tensor) -> None:
+    def check_input(self, x_t: Tensor) -> None:
         config = self.config
         if x_t.ndim != 4 or x_t.shape[1] != config.image_channels:
             raise ValueError(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ._overlap import refuse_overlap
 
@@ -31,6 +32,7 @@ class Op:
         fake: Callable[..., torch.Tensor],
         integers_only: bool,
         out: bool,
+        differentiable: bool,
     ) -> None:
         self.name = reference.__name__
         self.qualified_name = f"{NAMESPACE}::{self.name}"
@@ -45,6 +47,10 @@ class Op:
         if integers_only:
             # Autograd's part of a call would take longer than a small noise map does.
             _library.impl(self.name, torch.library.fallthrough_kernel, "Autograd")
+        elif differentiable:
+            torch.library.register_autograd(
+                self.qualified_name, self._reference_gradient, setup_context=_save_inputs, lib=_library
+            )
         else:
             torch.library.register_autograd(self.qualified_name, self._refuse_gradient, lib=_library)
         if out:
@@ -91,9 +97,26 @@ class Op:
     def _refuse_gradient(self, ctx: Any, *grads: Any) -> None:
         raise RuntimeError(f"{self._hint}; call diffnoise.ops.{self.name}.reference(...) where a gradient is needed.")
 
+    def _reference_gradient(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients by running the reference once more; nothing but the inputs was kept."""
+        saved = iter(ctx.saved_tensors)
+        arguments = [next(saved) if is_tensor else value for value, is_tensor in ctx.arguments]
+        wanted = [i for i, needed in enumerate(ctx.needs_input_grad) if needed]
+        with torch.enable_grad():
+            for i in wanted:
+                arguments[i] = arguments[i].detach().requires_grad_()
+            gradients = torch.autograd.grad(self.reference(*arguments), [arguments[i] for i in wanted], grad)
+        found = dict(zip(wanted, gradients, strict=True))
+        return tuple(found.get(i) for i in range(len(arguments)))
+
     def has_kernel(self, key: str) -> bool:
         """Whether a kernel of its own (not the reference) is registered for the dispatch key, "CPU" or "CUDA"."""
         return torch._C._dispatch_has_kernel_for_dispatch_key(self.qualified_name, key)
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+    ctx.arguments = [(None, True) if isinstance(value, Tensor) else (value, False) for value in inputs]
 
 
 def op(
@@ -101,17 +124,19 @@ def op(
     fake: Callable[..., torch.Tensor] | None = None,
     integers_only: bool = False,
     out: bool = False,
+    differentiable: bool = False,
 ) -> Callable[[Callable[..., torch.Tensor]], Op]:
     """Register the decorated function as `torch.ops.diffnoise.<name>`.
 
     `check` takes the same arguments and raises `ValueError` with a full sentence. `fake` gives the output's shape and
     dtype where tracing the reference itself would be slow; by default the reference runs on fake tensors.
     `integers_only`: no tensor argument can require a gradient. `out`: there is an overload `<name>.out`, too, for which a kernel of
-    its own may be registered; `check` then takes `out=` and sees to its shape and dtype.
+    its own may be registered; `check` then takes `out=` and sees to its shape and dtype. `differentiable`: gradients are
+    those of the reference; without it they are refused.
     """
 
     def register(reference: Callable[..., torch.Tensor]) -> Op:
-        registered = Op(reference, check, fake or reference, integers_only, out)
+        registered = Op(reference, check, fake or reference, integers_only, out, differentiable)
         registry[registered.name] = registered
         return registered
 

@@ -1,0 +1,304 @@
+#include "group_norm_silu.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "isa.h"
+#include "stable.h"
+
+namespace diffnoise {
+namespace {
+
+template <class Image>
+constexpr Format kFormat = std::is_same_v<Image, Half>       ? Format::half
+                           : std::is_same_v<Image, BFloat16> ? Format::bfloat
+                                                             : Format::single_or_double;
+
+// Mean and sum of squared deviations of every column of rows x columns numbers.
+struct ColumnMoments {
+    template <class Isa, class Image>
+    static DN_HD void run(const Image* x, int64_t rows, int64_t columns, double* mean, double* squares) {
+        constexpr int lanes = kLanes<Isa, Image>;
+        int64_t i = 0;
+        for (; i + 4 * lanes <= columns; i += 4 * lanes) block<Isa, lanes, 4>(x, rows, columns, i, mean, squares);
+        if (columns < lanes) {
+            for (; i < columns; ++i) block<Isa, 1, 1>(x, rows, columns, i, mean, squares);
+        } else {  // the last block may do some columns again
+            for (; i < columns; i += lanes)
+                block<Isa, lanes, 1>(x, rows, columns, std::min<int64_t>(i, columns - lanes), mean, squares);
+        }
+    }
+
+    template <class Isa, int N, int K, class Image>
+    static DN_HD void block(const Image* x, int64_t rows, int64_t columns, int64_t first, double* mean,
+                            double* squares) {
+        using T = compute_t<Image>;
+        using V = Lanes<T, N>;
+        x += first;
+        // Deviations from the mean of an eighth of the rows: near enough to the mean for their squares to keep its
+        // digits.
+        const int64_t some = (rows + 7) / 8;
+        V pivot[K] = {}, sum[K] = {}, square[K] = {};
+        for (int64_t row = 0; row < some; ++row) {
+            for (int k = 0; k < K; ++k) pivot[k] += load_lanes<T, N, kFormat<Image>>(x + row * columns + k * N);
+        }
+        for (int k = 0; k < K; ++k) pivot[k] = pivot[k] * all_lanes<T, N>(T(1) / static_cast<T>(some));
+        for (int64_t row = 0; row < rows; ++row) {
+            for (int k = 0; k < K; ++k) {
+                const V d = load_lanes<T, N, kFormat<Image>>(x + row * columns + k * N) - pivot[k];
+                sum[k] += d;
+                square[k] = multiply_add<Isa>(d, d, square[k]);
+            }
+        }
+        T pivots[K * N], sums[K * N], square_sums[K * N];
+        for (int k = 0; k < K; ++k) {
+            store_lanes<T, N, Format::single_or_double>(pivots + k * N, pivot[k]);
+            store_lanes<T, N, Format::single_or_double>(sums + k * N, sum[k]);
+            store_lanes<T, N, Format::single_or_double>(square_sums + k * N, square[k]);
+        }
+        for (int i = 0; i < K * N; ++i) {
+            const double shift = sums[i] / static_cast<double>(rows);
+            mean[first + i] = pivots[i] + shift;
+            squares[first + i] = std::max(0.0, square_sums[i] - sums[i] * shift);
+        }
+    }
+};
+
+// out = silu((x - mean) factor + shift), or without the SiLU, of rows x columns numbers. The coefficients are one per
+// column, or shared by all.
+struct Normalize {
+    template <class Isa, class Image, class T>
+    static DN_HD void run(const Image* x, int64_t rows, int64_t columns, const T* mean, const T* factor, const T* shift,
+                          bool per_column, bool activate, Image* out, int64_t out_columns) {
+        if (per_column && activate)
+            all_rows<Isa, true, true>(x, rows, columns, mean, factor, shift, out, out_columns);
+        else if (per_column)
+            all_rows<Isa, true, false>(x, rows, columns, mean, factor, shift, out, out_columns);
+        else if (activate)
+            all_rows<Isa, false, true>(x, rows, columns, mean, factor, shift, out, out_columns);
+        else
+            all_rows<Isa, false, false>(x, rows, columns, mean, factor, shift, out, out_columns);
+    }
+
+    template <class Isa, bool per_column, bool activate, class Image, class T>
+    static DN_HD void all_rows(const Image* x, int64_t rows, int64_t columns, const T* mean, const T* factor,
+                               const T* shift, Image* out, int64_t out_columns) {
+        constexpr int lanes = kLanes<Isa, Image>;
+        for (int64_t row = 0; row < rows; ++row, x += columns, out += out_columns) {
+            if (columns < lanes) {
+                for (int64_t i = 0; i < columns; ++i)
+                    block<Isa, 1, per_column, activate>(x, i, mean, factor, shift, out);
+            } else {
+                int64_t i = 0;
+                for (; i + lanes <= columns; i += lanes)
+                    block<Isa, lanes, per_column, activate>(x, i, mean, factor, shift, out);
+                if (i < columns) block<Isa, lanes, per_column, activate>(x, columns - lanes, mean, factor, shift, out);
+            }
+        }
+    }
+
+    template <class Isa, int N, bool per_column, bool activate, class Image, class T>
+    static DN_HD void block(const Image* x, int64_t i, const T* mean, const T* factor, const T* shift, Image* out) {
+        const auto coefficient = [i](const T* values) __attribute__((always_inline)) {
+            if constexpr (per_column)
+                return load_lanes<T, N, Format::single_or_double>(values + i);
+            else
+                return all_lanes<T, N>(*values);
+        };
+        const Lanes<T, N> d = load_lanes<T, N, kFormat<Image>>(x + i) - coefficient(mean);
+        Lanes<T, N> y = multiply_add<Isa>(d, coefficient(factor), coefficient(shift));
+        if constexpr (activate) y = silu<Isa, N>(y);
+        store_lanes<T, N, kFormat<Image>>(out + i, y);
+    }
+};
+
+// How the pixels are cut into pieces of work, which does not depend on the number of threads.
+constexpr int64_t kRows = 128, kColumns = 16;
+
+// Dense images, either [B, H W, C] (last) or [B, C, H W].
+struct Layout {
+    int64_t batch, channels, pixels;
+    bool last;
+
+    int64_t chunk_pixels() const { return last ? kRows : kRows * kColumns; }
+    int64_t chunks() const { return (pixels + chunk_pixels() - 1) / chunk_pixels(); }
+    int64_t chunk_size(int64_t chunk) const { return std::min(chunk_pixels(), pixels - chunk * chunk_pixels()); }
+    int64_t grain() const { return 1 + (1 << 14) / (chunk_pixels() * (last ? channels : 1)); }
+};
+
+// Means and sums of squared deviations of every chunk of a channel, [B, chunks, C of all images].
+struct Moments {
+    std::vector<double> mean, squares;
+    int64_t channels;
+};
+
+template <class Image>
+void measure(const Image* x, const Layout& layout, int64_t first_channel, Moments& moments) {
+    const int64_t chunks = layout.chunks(), planes = layout.last ? 1 : layout.channels;
+    parallel_for(0, layout.batch * chunks * planes, layout.grain(), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t plane = i % planes, chunk = i / planes % chunks, sample = i / planes / chunks;
+            const int64_t size = layout.chunk_size(chunk), start = chunk * layout.chunk_pixels();
+            const int64_t at = (sample * chunks + chunk) * moments.channels + first_channel + plane;
+            double *mean = moments.mean.data() + at, *squares = moments.squares.data() + at;
+            if (layout.last) {
+                const Image* from = x + (sample * layout.pixels + start) * layout.channels;
+                run_best<ColumnMoments>(from, size, layout.channels, mean, squares);
+                continue;
+            }
+            const Image* from = x + (sample * layout.channels + plane) * layout.pixels + start;
+            // The columns are parts of one channel: whole rows of them, then the rest as one row of fewer.
+            const int64_t rows = size / kColumns, rest = size % kColumns;
+            double means[2 * kColumns], deviations[2 * kColumns];
+            run_best<ColumnMoments>(from, rows, rows ? kColumns : 0, means, deviations);
+            run_best<ColumnMoments>(from + size - rest, 1, rest, means + kColumns, deviations + kColumns);
+            double total = 0, deviation = 0;
+            const auto each = [&](const auto& use) {
+                for (int64_t k = 0; k < (rows ? kColumns : 0); ++k) use(static_cast<double>(rows), k);
+                for (int64_t k = 0; k < rest; ++k) use(1.0, kColumns + k);
+            };
+            each([&](double count, int64_t k) { total += count * means[k]; });
+            *mean = total / static_cast<double>(size);
+            each([&](double count, int64_t k) {
+                deviation += deviations[k] + count * (means[k] - *mean) * (means[k] - *mean);
+            });
+            *squares = deviation;
+        }
+    });
+}
+
+template <class Image>
+void normalize(const Image* x, const Layout& layout, int64_t first_channel, int64_t channels, bool activate,
+               const std::vector<compute_t<Image>>& coefficients, Image* out) {
+    using T = compute_t<Image>;
+    const int64_t chunks = layout.chunks(), planes = layout.last ? 1 : layout.channels, pixels = layout.pixels;
+    const int64_t set = layout.batch * channels;  // of one kind of coefficients
+    parallel_for(0, layout.batch * chunks * planes, layout.grain(), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t plane = i % planes, chunk = i / planes % chunks, sample = i / planes / chunks;
+            const int64_t size = layout.chunk_size(chunk), start = chunk * layout.chunk_pixels();
+            const T* mean = coefficients.data() + sample * channels + first_channel + plane;
+            if (layout.last) {
+                run_best<Normalize>(x + (sample * pixels + start) * layout.channels, size, layout.channels, mean,
+                                    mean + set, mean + 2 * set, true, activate,
+                                    out + (sample * pixels + start) * channels + first_channel, channels);
+            } else {
+                run_best<Normalize>(x + (sample * layout.channels + plane) * pixels + start, int64_t{1}, size, mean,
+                                    mean + set, mean + 2 * set, false, activate,
+                                    out + (sample * channels + first_channel + plane) * pixels + start, size);
+            }
+        }
+    });
+}
+
+// The values of a small tensor of any floating dtype; `otherwise` without one.
+std::vector<double> numbers(const std::optional<Tensor>& tensor, std::initializer_list<int64_t> shape, double otherwise,
+                            const char* name) {
+    int64_t count = 1;
+    for (const int64_t size : shape) count *= size;
+    std::vector<double> values(count, otherwise);
+    if (!tensor) return values;
+    dispatch_floating(tensor->scalar_type(), [&](auto zero) {
+        const Input<decltype(zero)> input(*tensor, shape, name);
+        for (int64_t i = 0; i < count; ++i) values[i] = static_cast<compute_t<decltype(zero)>>(input[i]);
+    });
+    return values;
+}
+
+struct Affine {
+    std::vector<double> weight, bias, scale, shift, offset;
+};
+
+// mean, factor and shift of y = (x - mean) factor + shift for every sample and channel, [3, B, C].
+template <class T>
+std::vector<T> coefficients(const Moments& moments, const Layout& layout, int64_t groups, double eps,
+                            const Affine& affine) {
+    const int64_t channels = moments.channels, chunks = layout.chunks(), width = channels / groups;
+    const int64_t set = layout.batch * channels;
+    const double count = static_cast<double>(width * layout.pixels);
+    std::vector<T> result(3 * set);
+    for (int64_t sample = 0; sample < layout.batch; ++sample) {
+        for (int64_t group = 0; group < groups; ++group) {
+            const auto each = [&](const auto& use) {
+                for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+                    const double size = static_cast<double>(layout.chunk_size(chunk));
+                    for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+                        const int64_t at = (sample * chunks + chunk) * channels + c;
+                        use(size, moments.mean[at] + affine.offset[sample * channels + c], moments.squares[at]);
+                    }
+                }
+            };
+            double total = 0, squares = 0;
+            each([&](double size, double part, double) { total += size * part; });
+            const double mean = total / count;
+            each([&](double size, double part, double deviation) {
+                squares += deviation + size * (part - mean) * (part - mean);
+            });
+            const double inverse = 1 / std::sqrt(squares / count + eps);
+            for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+                const int64_t at = sample * channels + c;
+                const double factor = inverse * affine.weight[c] * (1 + affine.scale[at]);
+                const double shift = affine.bias[c] * (1 + affine.scale[at]) + affine.shift[at];
+                const double centre = mean - affine.offset[at];
+                result[at] = static_cast<T>(centre);
+                result[set + at] = static_cast<T>(factor);
+                // What rounding took from the mean.
+                result[2 * set + at] = static_cast<T>(shift + (static_cast<double>(result[at]) - centre) * factor);
+            }
+        }
+    }
+    return result;
+}
+
+bool is_channels_last(const Tensor& x) {
+    const int64_t strides[] = {x.size(1) * x.size(2) * x.size(3), 1, x.size(1) * x.size(3), x.size(1)};
+    for (int64_t axis = 0; axis < 4; ++axis) {
+        if (x.size(axis) != 1 && x.stride(axis) != strides[axis]) return false;
+    }
+    return !x.is_contiguous();
+}
+
+// [B, C, H, W] as [B, H, W, C] and back.
+Tensor channels_behind(const Tensor& x) { return torch::stable::transpose(torch::stable::transpose(x, 1, 3), 1, 2); }
+Tensor channels_before(const Tensor& x) { return torch::stable::transpose(torch::stable::transpose(x, 1, 3), 2, 3); }
+
+Tensor group_norm_silu(Tensor x, int64_t groups, std::optional<Tensor> weight, std::optional<Tensor> bias,
+                       std::optional<Tensor> scale, std::optional<Tensor> shift, std::optional<Tensor> offset,
+                       std::optional<Tensor> skip, double eps, bool activate) {
+    STD_TORCH_CHECK(x.dim() == 4, "x must have shape [B, C, H, W].");
+    const int64_t batch = x.size(0), own = x.size(1), height = x.size(2), width = x.size(3);
+    if (skip) check_shape(*skip, {batch, skip->dim() == 4 ? skip->size(1) : -1, height, width}, "skip");
+    const int64_t joined = skip ? skip->size(1) : 0, channels = own + joined;
+    STD_TORCH_CHECK(groups > 0 && channels % groups == 0, "groups must divide the number of channels.");
+    const Affine affine{numbers(weight, {channels}, 1, "weight"), numbers(bias, {channels}, 0, "bias"),
+                        numbers(scale, {batch, channels}, 0, "scale"), numbers(shift, {batch, channels}, 0, "shift"),
+                        numbers(offset, {batch, channels}, 0, "offset")};
+    const bool last = is_channels_last(x);
+    const auto arrange = [last](const Tensor& image) { return last ? channels_behind(image) : image; };
+    Tensor out = last ? empty({batch, height, width, channels}, x.scalar_type(), x)
+                      : empty({batch, channels, height, width}, x.scalar_type(), x);
+    if (out.numel() > 0) {
+        dispatch_floating(x.scalar_type(), [&](auto zero) {
+            using Image = decltype(zero);
+            const Layout layout{batch, own, height * width, last}, behind{batch, joined, height * width, last};
+            const std::size_t count = batch * layout.chunks() * channels;
+            Moments moments{std::vector<double>(count), std::vector<double>(count), channels};
+            const Input<Image> first(arrange(x), "x");
+            std::optional<Input<Image>> second;
+            if (skip) second.emplace(arrange(*skip), "skip");
+            measure(first.data(), layout, 0, moments);
+            if (skip) measure(second->data(), behind, own, moments);
+            const auto values = coefficients<compute_t<Image>>(moments, layout, groups, eps, affine);
+            Image* to = static_cast<Image*>(out.mutable_data_ptr());
+            normalize(first.data(), layout, 0, channels, activate, values, to);
+            if (skip) normalize(second->data(), behind, own, channels, activate, values, to);
+        });
+    }
+    return last ? channels_before(out) : out;
+}
+
+}  // namespace
+}  // namespace diffnoise
+
+STABLE_TORCH_LIBRARY_IMPL(diffnoise, CPU, m) { m.impl("group_norm_silu", TORCH_BOX(&diffnoise::group_norm_silu)); }
