@@ -13,14 +13,14 @@ from functools import lru_cache, partial
 from typing import Literal, TypeVar, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import record_function
 
 from . import anomaly, ops
 from .capture import Captured, bucket
 from .execution import Execution
 from .forward import add_noise
-from .models import Denoiser, denoise
+from .models import Denoiser, denoise, prepare
 from .noise import Noise
 from .reverse import reverse_process
 from .schedule import Prediction, Schedule, Variance
@@ -132,6 +132,8 @@ class FrameScorer:
         self._model, self._noise, self._scoring, self._device = model, noise, scoring, device
         self._schedule = Schedule(schedule.betas.to(device))
         self._execution = execution
+        self._network: Denoiser = model
+        self._prepared: list[tuple[int, int]] | None = None
         self._captured: dict[tuple[int, bool], Captured] = {}
         self._timesteps: dict[int, list[int]] = {}
         self._tables: dict[int, Tensor] = {}
@@ -150,6 +152,7 @@ class FrameScorer:
 
     def __call__(self, jobs: Iterable[FrameJob], scales: Tensor | None = None) -> Iterator[FrameResult]:
         """Results in the order of the jobs, on the CPU; the map of all `scales` (as in `ops.anomaly_map`), or the errors of every scale."""
+        self._prepare()
         scales = None if scales is None else scales.to(self._device)
         if self._execution.batch is not None:
             jobs = iter(jobs)
@@ -161,6 +164,14 @@ class FrameScorer:
                 yield from _in_threads(frames)
             else:
                 yield from (combine([part() for part in parts]) for parts, combine in frames)
+
+    def _prepare(self) -> None:
+        """Makes the network ready for inference; anew where the model's weights have changed since."""
+        weights = self._model.state_dict().values() if isinstance(self._model, nn.Module) else ()
+        state = [(weight.data_ptr(), weight._version) for weight in weights]
+        if state != self._prepared:
+            self._network = prepare(self._model, self._execution.dtype, self._schedule.steps)
+            self._prepared, self._captured = state, {}
 
     def filtered(self, errors: Tensor, scales: Tensor | None = None) -> Tensor:
         """The maps [n, 1, S, S] of errors [n, scales, S, S], on the CPU; with `scales` the same bits as in a `FrameResult`."""
@@ -243,13 +254,13 @@ class FrameScorer:
             x_t = add_noise(x_0, eps, t, self._schedule, scoring.omega)
         learned = scoring.learned_variance
         if scoring.map == "kl":
-            prediction, variance = denoise(self._model, x_t, t, learned)
+            prediction, variance = denoise(self._network, x_t, t, learned)
             reconstruction = ops.reverse_step(x_t, prediction, t, self._x_0_table, clip=scoring.clip)
             return reconstruction, ops.kl_map(
                 x_0, x_t, prediction, t, self._tables[start], variance=variance, clip=scoring.clip
             )
         reconstruction = reverse_process(
-            self._model,
+            self._network,
             x_t,
             self._timesteps[start],
             self._tables[start],

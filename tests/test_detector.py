@@ -101,6 +101,32 @@ def test_frames_in_batches_score_as_alone_to_rounding(detector: dn.Detector, bat
     assert float((together.reconstruction - alone.reconstruction).abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("batch", [None, 3])
+def test_half_precision_scores_as_float32_nearly(detector: dn.Detector, precision: str, batch: int | None) -> None:
+    images = good(5, seed=70)
+    truth = detector.predict(images)
+    detector.execution = dn.Execution(precision, batch)  # type: ignore[arg-type]
+    found = detector.predict(images)
+    assert not torch.equal(found.anomaly_map, truth.anomaly_map)
+    spread = truth.anomaly_map.std()
+    assert float((found.anomaly_map - truth.anomaly_map).square().mean().sqrt() / spread) < 0.05
+    assert float((found.reconstruction - truth.reconstruction).square().mean().sqrt()) < 0.02
+
+
+def test_new_weights_are_used_at_once(tiny: Make) -> None:
+    detector = calibrated(tiny())
+    images = good(2, seed=70)
+    before = detector.predict(images)
+    with torch.no_grad():
+        next(detector.model.parameters()).mul_(2)
+    changed = detector.predict(images)
+    assert not torch.equal(changed.anomaly_map, before.anomaly_map)
+    with torch.no_grad():
+        next(detector.model.parameters()).div_(2)
+    assert torch.equal(detector.predict(images).anomaly_map, before.anomaly_map)
+
+
 def test_what_execution_takes() -> None:
     for wrong, words in (
         ({"batch": 0}, "batch must be at least 1"),

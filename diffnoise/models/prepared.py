@@ -42,7 +42,7 @@ class _Cast:
     def __init__(self, model: Callable[[Tensor, Tensor], Any], dtype: torch.dtype) -> None:
         self._dtype = dtype
         self._model = model
-        if isinstance(model, nn.Module):
+        if isinstance(model, nn.Module) and any(weight.dtype != dtype for weight in model.parameters()):
             self._model = copy.deepcopy(model).eval().to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
