@@ -124,7 +124,7 @@ struct Layout {
     int64_t chunk_pixels() const { return last ? kRows : kRows * kColumns; }
     int64_t chunks() const { return (pixels + chunk_pixels() - 1) / chunk_pixels(); }
     int64_t chunk_size(int64_t chunk) const { return std::min(chunk_pixels(), pixels - chunk * chunk_pixels()); }
-    int64_t grain() const { return 1 + (1 << 14) / (chunk_pixels() * (last ? channels : 1)); }
+    int64_t grain() const { return 1 + (1 << 14) / (chunk_pixels() * (last ? std::max<int64_t>(channels, 1) : 1)); }
 };
 
 // Means and sums of squared deviations of every chunk of a channel, [B, chunks, C of all images].

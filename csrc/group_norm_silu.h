@@ -87,8 +87,10 @@ DN_HD void store_lanes(Image* out, Lanes<T, N> values) {
         using Stored = UnalignedWide<std::uint16_t, N>;
         if constexpr (format == Format::bfloat) {
             const Wide<std::uint32_t, N> bits = (Wide<std::uint32_t, N>)values;
-            // To the nearest, and to the even one of two. A NaN stays one unless the last half of its bits is set too.
-            *reinterpret_cast<Stored*>(out) = narrowed<N>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+            // To the nearest, and to the even one of two. A NaN stays one.
+            const Wide<std::uint32_t, N> rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+            *reinterpret_cast<Stored*>(out) =
+                narrowed<N>(values == values ? rounded : Wide<std::uint32_t, N>{} + 0x7FC0u);
         } else {
 #ifdef DN_GCC_X86
             if constexpr (N == 16) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -20,7 +21,12 @@ class Captured:
     WARM_UP = 2  # calls before the capture: kernels are compiled, libraries choose theirs and take their memory
 
     def __init__(self, function: Function, *example: Tensor) -> None:
+        self._device, self._lock = example[0].device, threading.Lock()
         self._arguments = [argument.clone() for argument in example]
+        with torch.cuda.device(self._device):
+            self._capture(function)
+
+    def _capture(self, function: Function) -> None:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -32,10 +38,11 @@ class Captured:
             self._results = function(*self._arguments)
 
     def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        for place, argument in zip(self._arguments, arguments, strict=True):
-            place.copy_(argument, non_blocking=True)
-        self._graph.replay()
-        return tuple(result.clone() for result in self._results)
+        with self._lock, torch.cuda.device(self._device):
+            for place, argument in zip(self._arguments, arguments, strict=True):
+                place.copy_(argument, non_blocking=True)
+            self._graph.replay()
+            return tuple(result.clone() for result in self._results)
 
 
 def bucket(count: int, most: int) -> int:

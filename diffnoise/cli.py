@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--overwrite", action="store_true", help="replace an earlier run there")
     live.add_argument("--window", action="store_true", help="show the drawn frames until q is pressed")
     live.add_argument("--frames", type=_positive, metavar="N", help="end after so many frames")
+    _execution(live)
     _common(live)
     live.set_defaults(run=_live)
 
@@ -288,7 +289,7 @@ def _live(options: argparse.Namespace) -> int:
         raise UsageError("--deadline-ms must be positive.")
     if options.good and options.deadline_ms is None:
         raise UsageError("--good serves a deadline; add --deadline-ms.")
-    detector = load(options.detector, device=options.device)
+    detector = _load(options)
     lighter: list[Detector] = []
     if options.good:
         good = [read_image(sample.path, detector.channels) for sample in find_samples(options.good, "train")]
@@ -302,7 +303,8 @@ def _live(options: argparse.Namespace) -> int:
         limit=options.frames,
         overwrite=options.overwrite,
     )
-    shown = found if options.json else found["latency_ms"] | {key: found[key] for key in live.SHOWN}
+    latencies = {f"{name}_ms": value for name, value in found["latency_ms"].items()}
+    shown = found if options.json else latencies | {key: found[key] for key in live.SHOWN}
     _show(shown | {"output": options.output}, options.json)
     return _outcome(found["errors"], found["images"])
 

@@ -138,6 +138,8 @@ class Detector:
 
     @execution.setter
     def execution(self, execution: Execution) -> None:
+        if not isinstance(execution, Execution):
+            raise ValueError(f'execution must be an Execution, such as dn.Execution("bfloat16"), not {execution!r}.')
         self._scorer = self._new_scorer(self._scoring, execution)
         self._execution = execution
 
@@ -238,6 +240,8 @@ class Detector:
 
     def calibrate(self, good: Sequence[Tensor]) -> None:
         """Set map units and thresholds from good images [C, H, W] in [-1, 1] that the model was not trained on."""
+        if len(good) == 0:
+            raise DataError("Thresholds need good images, but there are none.")
         self.calibration = None
         raw = []
         for _, placement, errors, reconstruction in self._run((None, image) for image in good):
@@ -497,5 +501,8 @@ def _to_images(images: Tensor | np.ndarray, channels: int) -> Tensor:
     if images.numel() and not bool(torch.isfinite(images).all()):
         raise DataError("An image holds NaN or infinity; mend or leave it out.")
     if images.numel() and (float(images.min()) < 0 or float(images.max()) > 1):
-        raise DataError("Floating images must lie in [0, 1]; divide by their largest possible value first.")
+        raise DataError(
+            "Floating images must lie in [0, 1]; divide by their largest possible value first. What read_image returns lies in [-1, 1]: "
+            "give the file's path instead, or (image + 1) / 2."
+        )
     return images.float() * 2 - 1

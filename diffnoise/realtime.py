@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -106,7 +107,8 @@ class RealtimeScorer:
             raise ValueError(f"deadline_ms must be positive, or None for no deadline, not {deadline_ms}.")
         self.detectors = (detector, *fallbacks)
         self.deadline_ms = deadline_ms
-        self._thresholds = [_threshold(each) for each in self.detectors]
+        for each in self.detectors:
+            _refuse_uncalibrated(each)
         if any(each.channels != detector.channels for each in fallbacks):
             raise ValueError(f"All fallbacks must take images of {detector.channels} channel(s), as the detector does.")
         self._fastest = np.empty(0)  # ms at each level
@@ -114,7 +116,7 @@ class RealtimeScorer:
         self._latencies = np.empty(WINDOW)  # ms
         self._ends = np.empty(WINDOW)  # s
         self._longest = 0.0  # ms
-        self._late = self._errors = 0
+        self._late = self._errors = self._anomalous = 0
         self._images = [0] * len(self.detectors)  # scored at each level
         if image_size is not None:
             self.warm_up(torch.full((detector.channels, *image_size), 0.5))
@@ -141,7 +143,7 @@ class RealtimeScorer:
             level, reason = self._choose(since)
             prediction, took = _timed(self.detectors[level], image)
         except Exception as problem:  # one bad image must not stop the line
-            error = str(problem) or type(problem).__name__
+            level, reason, error = 0, "", str(problem) or type(problem).__name__
         result = self._result(prediction, error, since, level, reason)
         if prediction is None:
             self._errors += 1
@@ -152,7 +154,7 @@ class RealtimeScorer:
     def statistics(self) -> dict[str, Any]:
         """Everything that happened so far, ready for JSON.
 
-        images, errors, late, degraded: how many. latency_ms: p50, p95 and p99 over the last 1000 scored images, and the max of all; None before the
+        images, errors, anomalous (of those that could be scored), late, degraded: how many. latency_ms: p50, p95 and p99 over the last 1000 scored images, and the max of all; None before the
         first. fps: scored images per second of the clock, over the same 1000; None before the second. levels: for each level its starts,
         steps, samples, calls, fastest_ms (None before the warm-up) and images. telemetry: what the GPU tells (see `telemetry.sample`), or None.
         """
@@ -175,6 +177,7 @@ class RealtimeScorer:
             "deadline_ms": self.deadline_ms,
             "images": scored + self._errors,
             "errors": self._errors,
+            "anomalous": self._anomalous,
             "late": self._late,
             "degraded": scored - self._images[0],
             "latency_ms": {"p50": p50, "p95": p95, "p99": p99, "max": self._longest if kept else None},
@@ -191,19 +194,19 @@ class RealtimeScorer:
         left = self.deadline_ms - (time.perf_counter() - since) * 1e3
         fitting = np.flatnonzero(expected <= left)
         level = int(fitting[0]) if len(fitting) else len(expected) - 1
-        return level, f"full effort takes about {expected[0]:.1f} ms, {left:.1f} ms were left" if level else ""
+        return level, f"full effort is expected to take {expected[0]:.1f} ms, {left:.1f} ms were left" if level else ""
 
     def _result(
         self, prediction: PredictionBatch | None, error: str, since: float, level: int, reason: str
     ) -> RealtimeResult:
-        scoring = self.detectors[level].scoring
+        scoring, calibration = self.detectors[level].scoring, self.detectors[level].calibration
         latency = (time.perf_counter() - since) * 1e3
         return RealtimeResult(
             pred_score=float(prediction.pred_score[0]) if prediction else None,
             pred_label=bool(prediction.pred_label[0]) if prediction else True,
             anomaly_map=prediction.anomaly_map[0] if prediction else None,
             pred_mask=prediction.pred_mask[0] if prediction else None,
-            threshold=self._thresholds[level],
+            threshold=calibration.image_threshold if calibration else math.nan,
             latency_ms=latency,
             late=self.deadline_ms is not None and latency > self.deadline_ms,
             level=level,
@@ -220,6 +223,7 @@ class RealtimeScorer:
         self._ends[scored % WINDOW] = time.perf_counter()
         self._longest = max(self._longest, result.latency_ms)
         self._late += result.late
+        self._anomalous += result.pred_label
         self._images[result.level] += 1
 
 
@@ -237,12 +241,11 @@ def _timed(detector: Detector, image: Image) -> tuple[PredictionBatch, float]:
     return _predict(detector, image), (time.perf_counter() - start) * 1e3
 
 
-def _threshold(detector: Detector) -> float:
+def _refuse_uncalibrated(detector: Detector) -> None:
     if detector.calibration is None:
         raise RuntimeError(
             "A detector has no thresholds yet: call fit or calibrate, or make fallbacks with `fallbacks`."
         )
-    return detector.calibration.image_threshold
 
 
 def _steps(scoring: Scoring) -> int:

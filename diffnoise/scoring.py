@@ -167,8 +167,9 @@ class FrameScorer:
 
     def _prepare(self) -> None:
         """Makes the network ready for inference; anew where the model's weights have changed since."""
-        weights = self._model.state_dict().values() if isinstance(self._model, nn.Module) else ()
-        state = [(weight.data_ptr(), weight._version) for weight in weights]
+        model = self._model
+        weights = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+        state = [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]
         if state != self._prepared:
             self._network = prepare(self._model, self._execution.dtype, self._schedule.steps)
             self._prepared, self._captured = state, {}
@@ -205,7 +206,13 @@ class FrameScorer:
         arguments = [*(tensor[filled].pin_memory() for tensor in (x_0, seeds, origins)), *scales]
         key = size, bool(scales)
         if key not in self._captured:
-            self._captured[key] = Captured(self._compute, *(tensor.to(self._device) for tensor in arguments))
+            try:
+                self._captured[key] = Captured(self._compute, *(tensor.to(self._device) for tensor in arguments))
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"The way from frame to map cannot be captured as a CUDA graph with this model ({error}). "
+                    "Use Execution(..., capture=False), or a model that never waits for the device."
+                ) from error
         return tuple(result[:count] for result in self._captured[key](*arguments))
 
     @torch.inference_mode()

@@ -472,7 +472,10 @@ def test_a_process_ends_with_the_one_that_started_it():
         stdout=subprocess.DEVNULL,
         env=python_environment(),
     )
-    process.communicate((json.dumps(dataclasses.asdict(job)) + "\n").encode(), timeout=60)  # closes its input
+    try:
+        process.communicate((json.dumps(dataclasses.asdict(job)) + "\n").encode(), timeout=300)  # closes its input
+    finally:
+        process.kill()
     assert process.returncode == 1
 
 

@@ -146,7 +146,9 @@ def test_captured_batches_score_as_alone_and_never_wait(kind):
     assert float((captured.anomaly_map - alone.anomaly_map).abs().max() / scale) < 1e-3
 
     scorer, mode = detector._scorer, torch.cuda.get_sync_debug_mode()
-    arguments = (images[:4] * 2 - 1, torch.zeros(4, dtype=torch.int64), torch.zeros(4, 2, dtype=torch.int64))
+    scales = torch.tensor(detector.calibration.scales, dtype=torch.float64, device="cuda")
+    arguments = (images[:4] * 2 - 1, torch.zeros(4, dtype=torch.int64), torch.zeros(4, 2, dtype=torch.int64), scales)
+    scorer._replay(*arguments)
     torch.cuda.set_sync_debug_mode("error")
     try:
         with torch.inference_mode():

@@ -127,9 +127,17 @@ def test_new_weights_are_used_at_once(tiny: Make) -> None:
     assert torch.equal(detector.predict(images).anomaly_map, before.anomaly_map)
 
 
+def test_a_detector_made_in_inference_mode_scores(tiny: Make) -> None:
+    images = good(2, seed=70)
+    expected = calibrated(tiny()).predict(images).anomaly_map
+    with torch.inference_mode():
+        assert torch.equal(calibrated(tiny()).predict(images).anomaly_map, expected)
+
+
 def test_what_execution_takes() -> None:
     for wrong, words in (
-        ({"batch": 0}, "batch must be at least 1"),
+        ({"batch": 0}, "batch must be a whole number from 1 on"),
+        ({"batch": 2.5}, "batch must be a whole number from 1 on"),
         ({"precision": "int8"}, "float32, bfloat16, float16"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -106,7 +106,13 @@ def test_usage_and_earlier_runs(trained: Trained, tmp_path: Path, capsys: pytest
     assert code == cli.FAILED and "does not exist" in said
     # For people: a line for each figure.
     assert cli.main(["live", str(trained[0]), str(folder)]) == 0
-    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} >= {"p99", "fps", "late", "errors"}
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} >= {
+        "p99_ms",
+        "fps",
+        "late",
+        "errors",
+        "anomalous",
+    }
 
 
 # Videos

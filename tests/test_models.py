@@ -462,6 +462,36 @@ def test_any_module_can_be_prepared():
     assert network.conv.weight.dtype == torch.float32
 
 
+class Shifted(UNet):
+    def forward(self, x_t, t):
+        return super().forward(x_t, t) + 100
+
+
+def hooked(model):
+    model.register_forward_hook(lambda module, inputs, output: output + 100)
+    return model
+
+
+def with_borders(model):
+    model.conv_in.padding_mode = "reflect"
+    model.conv_in._reversed_padding_repeated_twice = [1, 1, 1, 1]
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    (Shifted, lambda config: hooked(UNet(config)), lambda config: with_borders(UNet(config))),
+    ids=("subclass", "hook", "borders"),
+)
+def test_a_unet_that_was_changed_runs_as_it_is(make):
+    model = randomise(
+        make(UNetConfig(channels=8, channel_mult=(1, 2), norm_groups=4, patch_size=1, head_channels=8))
+    ).float()
+    x_t, t = torch.randn(2, 1, 16, 16), torch.tensor([3, 500])
+    with torch.no_grad():
+        torch.testing.assert_close(prepare(model.eval())(x_t, t), model(x_t, t))
+
+
 def test_a_prepared_unet_knows_so_many_timesteps():
     model, x_t = awake(SMALL), image(1, 1, 16, 16)
     prepared = prepare(model, timesteps=20)

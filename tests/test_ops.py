@@ -355,7 +355,9 @@ def test_an_out_that_overlaps_is_refused():
         ops.kl_map(
             *images(3, (3, 1, 5, 5)), T, table[: 1000 * len(COLUMNS)].view(1000, -1), out=table[-75:].view(3, 1, 5, 5)
         )
-    # Between each other is not on each other.
+    # Behind each other, or between each other, is not on each other.
+    x_t, half = torch.cat([X_T, X_T]).chunk(2)
+    assert torch.equal(ops.reverse_step(x_t, **call, out=half), ops.reverse_step(X_T, **call))
     x_t, other = torch.cat([X_T, OUTPUT], 1).chunk(2, 1)
     expected = ops.reverse_step(X_T, OUTPUT, T, TABLE)
     assert torch.equal(ops.reverse_step(x_t, other, T, TABLE, out=other), expected) and torch.equal(x_t, X_T)
@@ -526,6 +528,8 @@ def test_empty(shape):
         for implementation in (ops.anomaly_map, ops.anomaly_map.reference):
             assert implementation(empty, mean_taps(5), empty).shape == (batch, 1, *size[1:])
     assert ops.group_norm_silu(empty, 1).shape == shape
+    last = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(ops.group_norm_silu(last, 1, skip=last[:, :0]), ops.group_norm_silu(last, 1))
 
 
 def test_a_constant_mixture_becomes_zero():
@@ -732,6 +736,24 @@ def test_nan_stays_in_its_group():
         for layout in (torch.contiguous_format, torch.channels_last):
             is_nan = ops.group_norm_silu(x.contiguous(memory_format=layout), 2).isnan()
             assert is_nan[1, 16:].all() and is_nan.sum() == 16 * 20
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("bits", (0x7FC00000, 0x7FFFFFFF, -1))  # CUDA makes the second
+def test_a_nan_of_any_bits_stays_one(dtype, bits):
+    nan = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+    x = images(1, (2, 32, 4, 5))[0].to(dtype)
+    weight = torch.ones(32)
+    weight[3:4] = nan
+    for layout in (torch.contiguous_format, torch.channels_last):
+        is_nan = ops.group_norm_silu(x.contiguous(memory_format=layout), 2, weight, torch.zeros(32)).isnan()
+        assert is_nan[:, 3].all() and is_nan.sum() == 40
+
+
+def test_a_second_derivative_is_refused():
+    x = torch.randn(1, 4, 3, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="has no second derivative"):
+        torch.autograd.grad(ops.group_norm_silu(x, 2).sum(), x, create_graph=True)
 
 
 # Known answers.

@@ -127,6 +127,7 @@ def test_the_table_of_a_pipeline_result(tmp_path):
 
 @torch.inference_mode()
 def test_the_rivals_of_the_pipeline_do_the_same_work():
+    pytest.importorskip("diffusers")
     pipeline = benchmark("pipeline")
     torch.manual_seed(0)
     model = pipeline.Network(32, 32).make()

@@ -19,7 +19,14 @@ from .showing import CODECS, Closed, Show, into_folder, into_video, into_window
 
 COLUMNS = ("frame", "pred_score", "pred_label", "threshold", "latency_ms", "late", "level", "steps", "calls", "reason", "error")  # fmt: skip
 FRAME_RATE = 10.0  # of a video that is made of images, per second
-SHOWN = ("fps", "images", "errors", "late", "degraded")  # of the statistics, where there is no room for all
+SHOWN = (
+    "fps",
+    "images",
+    "anomalous",
+    "errors",
+    "late",
+    "degraded",
+)  # of the statistics, where there is no room for all
 RECENT = 30  # frames that the drawn frame rate is over
 
 

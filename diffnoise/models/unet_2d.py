@@ -51,6 +51,7 @@ def _is_plain(model: Any) -> bool:
             and a.norm_k is None
             and a.residual_connection
             and a.rescale_output_factor == 1
+            and type(a.processor).__name__ in ("AttnProcessor", "AttnProcessor2_0")
             and a.to_out[0].out_features == a.to_q.in_features == a.to_q.out_features
         )
 

@@ -99,6 +99,10 @@ class Op:
 
     def _reference_gradient(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients by running the reference once more; nothing but the inputs was kept."""
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                f"diffnoise.ops.{self.name} has no second derivative; call diffnoise.ops.{self.name}.reference(...) where one is needed."
+            )
         saved = iter(ctx.saved_tensors)
         arguments = [next(saved) if is_tensor else value for value, is_tensor in ctx.arguments]
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad) if needed]

@@ -39,8 +39,9 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
     if a.shape[0] > 1 and b.ndim > 0 and b.shape[0] > 1 and period == b.stride(0) * b.element_size():
         # Halves of one tensor's channels lie between each other.
         length_a, length_b = _bytes(a[0]), _bytes(b[0])
-        if max(length_a, length_b) <= period:
-            return distance % period < length_a or distance % period + length_b > period
+        apart = length_a <= distance % period <= period - length_b
+        if max(length_a, length_b) <= period and apart:
+            return False
     return -_bytes(b) < distance < _bytes(a)
 
 

@@ -52,7 +52,7 @@ def anomaly_map(
     |x_0 - image_s| if `absolute`, or image_s itself without x_0. Borders are reflected without repeating their pixels.
 
     images: floating, [B, S C, H, W], the scales one after the other as `torch.cat` has them; the map of half types is float32. taps:
-    float32 or float64, odd in number. x_0: [B, C, H, W]. scales: float32 or float64 [S, 2], mean and deviation; by default
+    float32 or float64, odd in number. x_0: [B, C, H, W]. scales: float32 or float64 [S, 2], mean and positive deviation; by default
     one scale as it is. Raises `ValueError` for other shapes or dtypes.
     """
     work = work_dtype(images.dtype)
