@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import torch
 
 import diffnoise as dn
+from diffnoise.bench import machine
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -57,7 +56,7 @@ def main() -> None:
             "--json",
         ],
     ]
-    commit = _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    commit = machine.commit()
     trained, metrics = (_run(command) for command in commands)
     result = {
         "category": name,
@@ -65,18 +64,14 @@ def main() -> None:
         "metrics": metrics,
         "training": trained,
         "baselines": brightness(options.data),
-        "machine": {"processor": _processor(), "threads": torch.get_num_threads()},
-        "versions": {"diffnoise": dn.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": machine.describe() | {"threads": torch.get_num_threads()},
+        "versions": machine.versions(),
         "commit": commit,
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"accuracy_{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
 
 
 def _run(arguments: list[str]) -> dict[str, Any]:
@@ -102,16 +97,6 @@ def brightness(data: Path) -> dict[str, float | None]:
         for key in ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO"):
             found[key] = max((v for v in (found.get(key), values[key]) if v is not None), default=None)
     return {f"brightness_{key}": value for key, value in found.items()}
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

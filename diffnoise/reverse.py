@@ -11,7 +11,7 @@ from torch.profiler import record_function
 from . import ops
 from .models import Denoiser, denoise
 from .noise import Noise
-from .ops.reverse_step import layout
+from .ops._images import layout
 
 # Keeps structured reverse noise apart from the forward noise of the same seed and step.
 _REVERSE_KEY = 0x5DEECE66D

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..ops._images import layout
 from ..ops.group_norm_silu import group_norm_silu as op
-from ..ops.group_norm_silu import layout
 from . import FP_FUSION, supported
 
 # Values per program, along the memory: channels first, or pixels alone.

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..ops._images import layout, work_dtype
 from ..ops.kl_map import kl_map as op
-from ..ops.reverse_step import layout, work_dtype
 from . import FP_FUSION, supported
 from .reverse_step import clamp, coefficient, predict_x_0
 

@@ -7,8 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..ops._images import layout
 from ..ops._philox import STREAM_REVERSE
-from ..ops.reverse_step import COLUMNS, layout
+from ..ops.reverse_step import COLUMNS
 from ..ops.reverse_step import reverse_step as op
 from . import FP_FUSION, supported
 from .philox import normal4

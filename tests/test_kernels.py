@@ -16,7 +16,7 @@ import torch
 import diffnoise
 from diffnoise import anomaly, ops
 from diffnoise.ops import _philox
-from diffnoise.ops.reverse_step import layout
+from diffnoise.ops._images import layout
 from diffnoise.schedule import Schedule
 
 triton = pytest.importorskip("triton")

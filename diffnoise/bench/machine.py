@@ -23,6 +23,7 @@ PACKAGES = (
     "scipy",
     "triton",
     "diffusers",
+    "monai",
     "opensimplex",
     "numba",
     "pyfastnoisesimd",

@@ -23,7 +23,7 @@ def prepare(
     `UNet` and diffusers' `UNet2DModel` run with fused norms, with weights packed for the machine, and with the time embeddings of all
     t below `timesteps` computed once. Every other module (also one of these with parts of another kind, or with hooks) runs as it is,
     in `dtype`. In bfloat16 or float16 the
-    output differs from float32's by at most 3 % of its largest value (1 % of its root mean square is usual in bfloat16). Stays on
+    output differs from float32's by at most 3 % of its largest value. Stays on
     the model's device. Raises `ValueError` for a dtype that is none of these three, or for what cannot be called.
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):

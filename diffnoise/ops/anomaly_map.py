@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from . import _check
+from ._images import work_dtype
 from ._op import op
-from .reverse_step import work_dtype
 
 
 def _check_arguments(

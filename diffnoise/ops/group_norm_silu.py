@@ -7,14 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _check
+from ._images import layout, work_dtype
 from ._op import op
-from .reverse_step import work_dtype
-
-
-def layout(x: Tensor) -> torch.memory_format:
-    """The layout of the result."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def _check_arguments(

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from . import _check
+from ._images import work_dtype
 from ._op import op
-from .reverse_step import check_step, rows, work_dtype
+from .reverse_step import check_step, rows
 
 
 def _check_arguments(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _check
+from ._images import layout, work_dtype
 from ._op import op
 from ._philox import STREAM_REVERSE
 from .gaussian_noise import gaussian_noise
@@ -20,16 +21,6 @@ COLUMNS = ("x_0_from_x_t", "x_0_from_output", "prev_from_x_0", "prev_from_x_t", 
 def rows(table: Tensor, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """The table's columns at t, each [B, 1, 1, 1]."""
     return table[t].to(dtype).view(-1, len(COLUMNS), 1, 1, 1).unbind(1)
-
-
-def work_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def layout(x_t: Tensor) -> torch.memory_format:
-    """That of the result."""
-    last = not x_t.is_contiguous() and x_t.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def learned_log_variance(variance: Tensor, small: Tensor, large: Tensor) -> Tensor:
