@@ -22,7 +22,7 @@ from . import ops
 from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
 from .data import Augment
 from .forward import add_noise
-from .models import UNet, denoise
+from .models import config_of, denoise
 from .noise import Noise
 from .schedule import Prediction, Schedule
 
@@ -131,7 +131,8 @@ class Trainer:
         self.ema = AveragedModel(model, multi_avg_fn=_warming_average(training.ema_decay))
         use_bf16 = training.precision == "bf16" or (training.precision == "auto" and has_bf16(device))
         self._precision = torch.autocast(device.type, torch.bfloat16) if use_bf16 else nullcontext()
-        self._learned_variance = isinstance(model, UNet) and model.config.learn_variance
+        config = config_of(model)
+        self._learned_variance = config is not None and config.learn_variance
         self.step, self.seconds = 0, 0.0
 
     @property
@@ -202,7 +203,7 @@ class Trainer:
         x_t = add_noise(x_0, eps, t, self.schedule)
         with self._precision:
             x_t = x_t.contiguous(memory_format=torch.channels_last)
-            prediction, variance = denoise(self.model, x_t, t, self._learned_variance)
+            prediction, variance, _ = denoise(self.model, x_t, t, self._learned_variance)
         prediction = prediction.float()
         difference = prediction - self._target(x_0, eps, t)
         loss = difference.square().mean() if training.loss == "l2" else difference.abs().mean()
@@ -301,7 +302,7 @@ class Trainer:
             "prediction": self.prediction,
             "frame size": self._size,
             "images": _digest(self._frames),
-            "model": self.model.config.to_dict() if isinstance(self.model, UNet) else None,
+            "model": None if (config := config_of(self.model)) is None else config.to_dict(),
         }
 
     @property
