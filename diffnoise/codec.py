@@ -84,6 +84,16 @@ class AutoencoderKL(nn.Module):
             )
         self._scaling, self._shift = config.scaling_factor, config.shift_factor or 0.0
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """diffusers' configuration of the autoencoder, as JSON has it."""
+        return json.loads(self.model.to_json_string())
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], image_channels: int) -> AutoencoderKL:
+        """An autoencoder of that `config`, its weights still to be loaded."""
+        return cls(_diffusers_autoencoder().from_config(config), image_channels)
+
     @classmethod
     def load(cls, path: str | Path, image_channels: int) -> AutoencoderKL:
         """Reads a local folder with config.json and safetensors; nothing is downloaded. Raises `CheckpointError`."""

@@ -22,8 +22,7 @@ class DynamicSteps:
     The distance is the mean L1 distance to the nearest `neighbours` good frames, of the features of `layers` averaged to pool x pool. The good
     frames' own distances, each with the zero to itself unless exclude_self, are cut into `bins` by binning: "equal_width" from the least to
     the largest (the paper), or "quantile", equally many good frames each. Bin b = 1..bins, at least least_bin, gives T' = b t_max / bins, rounded to the
-    nearest multiple of round_to, halves up (the authors' code), or rounded down if round_to is 0 (the paper's formula). steps: model calls on
-    the way back.
+    nearest multiple of round_to, halves up (the authors' code), or rounded down if round_to is 0 (the paper's formula).
     """
 
     layers: tuple[int, ...] = (2,)
@@ -35,13 +34,12 @@ class DynamicSteps:
     least_bin: int = 2
     t_max: int = 80
     round_to: int = 10
-    steps: int = 10
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         if self.binning not in get_args(Binning):
             raise ValueError(f"binning must be one of {', '.join(get_args(Binning))}, not {self.binning!r}.")
-        for name in ("pool", "neighbours", "bins", "t_max", "steps"):
+        for name in ("pool", "neighbours", "bins", "t_max"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not 1 <= self.least_bin <= self.bins:

