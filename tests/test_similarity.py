@@ -113,7 +113,6 @@ def test_opposite_images_have_no_multi_scale_similarity_and_no_broken_gradient()
     value = ms_ssim(a, -a.detach(), 2.0)
     value.sum().backward()
     assert float(value.detach()) == 0 and not bool(a.grad.any())
-    assert float(ssim(a.detach(), -a.detach(), 2.0)) < 0
 
 
 @pytest.mark.parametrize(
