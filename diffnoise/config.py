@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .data import Augment, Framing
-from .models import UNetConfig
+from .models import ModelConfig, UNetConfig, config_from_dict
 from .noise import Noise, Simplex, from_config
 from .schedule import Prediction, Schedule
 from .scoring import Scoring
@@ -24,7 +24,7 @@ Section = TypeVar("Section")
 class Config:
     """Model, noise, schedule, framing, scoring and training of a detector; `Config.from_dict` reads the same as JSON."""
 
-    model: UNetConfig = field(default_factory=UNetConfig)
+    model: ModelConfig = field(default_factory=UNetConfig)
     noise: Noise = field(default_factory=Simplex)
     schedule: Schedule = field(default_factory=lambda: Schedule.linear(1e-4, 1e-2))
     prediction: Prediction = "epsilon"
@@ -35,7 +35,8 @@ class Config:
     def updated(self, changes: dict[str, Any]) -> Config:
         """A copy in which the given sections' given keys are replaced: `{"scoring": {"steps": 5}, "noise": {"kind": "gmm"}}`.
 
-        noise and schedule are replaced whole. Raises `ValueError` for unknown sections, keys or values.
+        noise and schedule are replaced whole, and so is a model by one of another kind; a model of one image_size takes that of the frames,
+        unless it is named. Raises `ValueError` for unknown sections, keys or values.
         """
         known = {f.name for f in fields(self)}
         if unknown := set(changes) - known:
@@ -52,6 +53,8 @@ class Config:
             if name != "prediction" and not isinstance(change, dict):
                 raise ValueError(f"Section {name} of the configuration must be an object with keys, not {change!r}.")
             parts[name] = makers[name](change) if name in makers else _updated_section(name, parts[name], change)
+        if hasattr(parts["model"], "image_size") and "image_size" not in changes.get("model", {}):
+            parts["model"] = replace(parts["model"], image_size=parts["framing"].size)
         return Config(**parts)
 
     @staticmethod
@@ -69,6 +72,9 @@ class Config:
 
 
 def _updated_section(name: str, section: Section, change: dict[str, Any]) -> Section:
+    if isinstance(section, ModelConfig) and "kind" in change:
+        kind, change = change["kind"], {key: value for key, value in change.items() if key != "kind"}
+        section = section if kind == section.kind else config_from_dict({"kind": kind})
     known = {f.name: getattr(section, f.name) for f in fields(section)}  # type: ignore[arg-type]
     if unknown := set(change) - set(known):
         raise ValueError(f"Unknown key {', '.join(sorted(unknown))} in section {name}; there are {', '.join(known)}.")

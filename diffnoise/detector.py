@@ -20,7 +20,7 @@ from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .config import Config
 from .data import DataError, Framing, Placement, find_samples, read_image
 from .execution import Execution
-from .models import UNet, UNetConfig
+from .models import ModelConfig, UNetConfig, build, config_from_dict, config_of
 from .noise import NOISE_VERSION, Noise, Simplex, from_config
 from .schedule import Prediction, Schedule
 from .scoring import FrameJob, FrameResult, FrameScorer, Scoring
@@ -73,7 +73,7 @@ class Calibration:
 class Detector:
     """Scores images by how far a denoiser that has seen only good images moves them.
 
-    model: a `UNetConfig`, or any module that maps (x_t, t) to a tensor or to an object with `.sample` (give `channels`, its number
+    model: a configuration such as `UNetConfig`, or any module that maps (x_t, t) to a tensor or to an object with `.sample` (give `channels`, its number
     of image channels, unless its config tells). execution: how it runs, alone or in batches and in which precision. Everything else has
     defaults that train in minutes on a CPU.
 
@@ -82,7 +82,7 @@ class Detector:
 
     def __init__(
         self,
-        model: nn.Module | UNetConfig | None = None,
+        model: nn.Module | ModelConfig | None = None,
         noise: Noise | None = None,
         schedule: Schedule | None = None,
         *,
@@ -95,7 +95,7 @@ class Detector:
     ) -> None:
         self.device = _device(device)
         model = UNetConfig() if model is None else model
-        self.model: nn.Module = UNet(model) if isinstance(model, UNetConfig) else model
+        self.model: nn.Module = build(model) if isinstance(model, ModelConfig) else model
         # The layout decides the kernels and so the last bits: the same one before and after training, saving and loading.
         self.model.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.noise = noise or Simplex()
@@ -107,11 +107,8 @@ class Detector:
         self.provenance: dict[str, Any] = {}
         self._execution = execution or Execution()
         self.scoring = scoring or Scoring()
-        multiple = self.model.config.size_multiple if isinstance(self.model, UNet) else 1
-        if self.framing.size % multiple:
-            raise ValueError(
-                f"The frame size must be a multiple of {multiple} for this model, but is {self.framing.size}."
-            )
+        if (config := config_of(self.model)) is not None:
+            config.check_size(self.framing.size, self.framing.size)
 
     @property
     def scoring(self) -> Scoring:
@@ -125,7 +122,8 @@ class Detector:
             raise ValueError(
                 f"This detector was trained for noise scales up to {t_max}, so starts {scoring.starts} is out of its reach."
             )
-        if scoring.learned_variance and isinstance(self.model, UNet) and not self.model.config.learn_variance:
+        config = config_of(self.model)
+        if scoring.learned_variance and config is not None and not config.learn_variance:
             raise ValueError('The variance "learned_range" needs a model with learn_variance=True.')
         self._scorer = self._new_scorer(scoring, self._execution)
         self._scoring = scoring
@@ -151,7 +149,7 @@ class Detector:
         """A new detector with the configuration's model, its weights drawn from the training's seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
-            model = UNet(config.model)
+            model = build(config.model)
         return Detector(
             model,
             config.noise,
@@ -394,7 +392,7 @@ class Detector:
         path = Path(folder) / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
         meta = {
-            "model": self.model.config.to_dict() if isinstance(self.model, UNet) else None,
+            "model": None if (config := config_of(self.model)) is None else config.to_dict(),
             "channels": self.channels,
             "noise": self.noise.to_config(),
             "prediction": self.prediction,
@@ -432,7 +430,7 @@ def load(
         if model is None and meta["model"] is None:
             raise CheckpointError(f"{path} was made with a model of your own; pass it as model=.")
         detector = Detector(
-            model if model is not None else UNetConfig(**meta["model"]),
+            model if model is not None else config_from_dict(meta["model"]),
             from_config(meta["noise"]),
             Schedule(tensors.pop("betas")),
             framing=Framing(**meta["framing"]),

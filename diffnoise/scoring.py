@@ -261,7 +261,7 @@ class FrameScorer:
             x_t = add_noise(x_0, eps, t, self._schedule, scoring.omega)
         learned = scoring.learned_variance
         if scoring.map == "kl":
-            prediction, variance = denoise(self._network, x_t, t, learned)
+            prediction, variance, _ = denoise(self._network, x_t, t, learned)
             reconstruction = ops.reverse_step(x_t, prediction, t, self._x_0_table, clip=scoring.clip)
             return reconstruction, ops.kl_map(
                 x_0, x_t, prediction, t, self._tables[start], variance=variance, clip=scoring.clip
