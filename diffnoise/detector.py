@@ -318,6 +318,7 @@ class Detector:
         """Set map units and thresholds from good images [C, H, W] in [-1, 1] that the model was not trained on."""
         if len(good) == 0:
             raise DataError("Thresholds need good images, but there are none.")
+        self.calibration = None
         raw = []
         for _, placement, errors, reconstruction in self._run((None, image) for image in good):
             if not _finite(errors, reconstruction):
