@@ -167,7 +167,7 @@ def test_misuse_is_refused():
         (lambda: aupro(maps, [m.astype(np.uint8) for m in masks]), "uint8"),
         (lambda: aupro(maps, masks, 0), "fpr_limit"),
         (lambda: aupro([], []), "one class only"),
-        (lambda: evaluate([0.1, 0.2], [0, 1], maps, masks), "2 labels, 3 maps and 3 masks"),
+        (lambda: evaluate([0.1, 0.2], [0, 1], maps, masks), "2 labels, 3 maps, 3 masks do not match"),
     ):
         with pytest.raises(ValueError, match=reason):
             call()
