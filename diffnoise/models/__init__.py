@@ -14,6 +14,7 @@ from .families import config_of as config_of
 from .guidance import ClassGuided as ClassGuided
 from .model_config import ModelConfig as ModelConfig
 from .prepared import prepare as prepare
+from .transformer import TransformerConfig as TransformerConfig
 from .u_vit import UViT as UViT
 from .u_vit import UViTConfig as UViTConfig
 from .unet import UNet as UNet
