@@ -108,7 +108,11 @@ def conv_embedding(channels: int, width: int, patch_size: int, norm: Norm) -> nn
 
 
 class DTUNet(SkipTransformer):
-    """DTU-Net; called as its base class says."""
+    """DTU-Net; called as its base class says.
+
+    The published code puts the class before the time, so that there the head tokens are added to the class; it takes no class at all with
+    DAFF, which expects one token beside the patches; and it holds a class token that it never reads.
+    """
 
     def __init__(self, config: DTUNetConfig) -> None:
         width, outputs = config.width, config.outputs
