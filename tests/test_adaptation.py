@@ -18,7 +18,6 @@ def blurred(images: Tensor, share: float) -> Tensor:
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    torch.manual_seed(0)
     return Backbone(Features("resnet10t", (2, 3), "random"))
 
 
