@@ -75,14 +75,17 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor, layers: Sequence[int] | None = None) -> list[Tensor]:
-        """The feature maps of `layers`, in rising order; by default those of the settings."""
+        """The feature maps of `layers`, in rising order; by default those of the settings, whose last one is the deepest there is."""
+        layers = layers or self.settings.layers
+        if max(layers) > self.settings.layers[-1]:
+            raise ValueError(
+                f"The backbone ends at layer {self.settings.layers[-1]}; put layer {max(layers)} into its settings' layers."
+            )
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         if self.settings.normalize == "imagenet":
             images = ((images + 1) / 2 - self.mean) / self.std
-        return self.network.forward_intermediates(
-            images, list(layers or self.settings.layers), stop_early=True, intermediates_only=True
-        )
+        return self.network.forward_intermediates(images, list(layers), stop_early=True, intermediates_only=True)
 
 
 def stacked(features: Sequence[Tensor], size: int) -> Tensor:

@@ -120,6 +120,11 @@ def test_a_backbone_is_frozen_and_judges_an_image_alone(lite0):
     assert not any(name.startswith("network.blocks.5") for name in before)  # nothing behind the last layer
 
 
+def test_a_layer_that_was_left_out_is_refused(lite0):
+    with pytest.raises(ValueError, match="ends at layer 3; put layer 4 into"):
+        lite0(images(), (2, 4))
+
+
 def test_a_backbone_comes_back_from_its_state(lite0):
     settings = Features(LITE0.backbone, weights="nowhere.pth", normalize="none")
     again = Backbone(settings, lite0.state_dict())
