@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import CheckpointError
+from .optional import optional
 
 CodecKind = Literal["pixels", "autoencoder_kl"]
 
@@ -161,9 +161,4 @@ def _holds_autoencoder(folder: Path) -> bool:
 
 
 def _diffusers_autoencoder() -> Any:
-    try:
-        return importlib.import_module("diffusers.models.autoencoders.autoencoder_kl").AutoencoderKL
-    except (ImportError, RuntimeError) as error:
-        raise RuntimeError(
-            f'An autoencoder needs diffusers, which cannot be imported ({error}); install it with: pip install "diffnoise[latent]"'
-        ) from error
+    return optional("diffusers.models.autoencoders.autoencoder_kl", "latent").AutoencoderKL
