@@ -84,7 +84,12 @@ def test_changes_touch_only_what_they_name() -> None:
             "prediction": "sample",
             "framing": {"size": 16},
             "scoring": {"starts": [3, 5], "clip": None},
-            "training": {"max_steps": 3, "augment": "hflip,rotate=5"},
+            "training": {
+                "max_steps": 3,
+                "augment": "hflip,rotate=5",
+                "loss": "l2+vlb+ms_ssim",
+                "learning_rate_schedule": "step",
+            },
         }
     )
     assert changed.model == dn.UNetConfig(channels=8, channel_mult=(1, 2))
@@ -96,6 +101,7 @@ def test_changes_touch_only_what_they_name() -> None:
         and changed.scoring.filter == config.scoring.filter
     )
     assert changed.training.augment == dn.Augment(hflip=True, rotate=5.0) and changed.training.max_minutes == 15
+    assert changed.training.loss == "l2+vlb+ms_ssim" and changed.training.learning_rate_schedule == "step"
     as_object = config.updated({"training": {"augment": {"hflip": True, "rotate": 5}}})
     assert as_object.training.augment == changed.training.augment
     assert config == config.updated({}) and config.framing.mode == "resize"
@@ -130,6 +136,12 @@ def test_changes_touch_only_what_they_name() -> None:
         ({"scoring": {"map": "cubed"}}, "map"),
         ({"training": {"learning_rate": "fast"}}, "learning_rate .*'fast'"),
         ({"training": {"learning_rate": float("nan")}}, "learning_rate"),
+        ({"training": {"loss": "l2+gan"}}, "loss .*vlb.*'gan'"),
+        ({"training": {"loss": ["l2"]}}, "loss .*'l2'"),
+        ({"training": {"vlb_weight": "1"}}, "vlb_weight .*'1'"),
+        ({"training": {"learning_rate_schedule": "stairs"}}, "'stairs'; choose one of cosine, linear, step, constant"),
+        ({"training": {"decay_at": 75}}, "decay_at .*between 0 and 1"),
+        ({"training": {"label_dropout": -1}}, "label_dropout .*between 0 and 1"),
         ({"training": {"augment": "spin"}}, "spin"),
         ({"training": {"augment": {"spin": 1}}}, "spin in section training.augment"),
         ({"training": {"augment": 3}}, "augment"),
