@@ -95,10 +95,11 @@ def rows(tensor: Tensor, t: Tensor) -> None:
     """Whether the table has a row at every t, as far as that can be seen here."""
     if not (readable(tensor) and readable(t)):
         return
+    tensor = tensor.detach()
     for index in sorted(set(t.tolist())):
         if not 0 <= index < len(tensor):
             raise ValueError(f"t holds {index}, but the table has only the indices 0 to {len(tensor) - 1}.")
-        if math.isnan(tensor[index, 0]):
+        if math.isnan(tensor[index, 0].item()):
             raise ValueError(
                 f"t holds {index}, for which the table has no row; give only the time steps that it was made for."
             )

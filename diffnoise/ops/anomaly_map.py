@@ -29,8 +29,10 @@ def _check_arguments(
                 f"but has dtype {scales.dtype} and shape {list(scales.shape)}."
             )
         _check.same_device("scales", scales, images)
-        if _check.readable(scales) and not all(deviation > 0 for deviation in scales[:, 1].tolist()):
-            raise ValueError(f"The deviations in scales must be positive, but are {scales[:, 1].tolist()}.")
+        if _check.readable(scales):
+            deviations = scales.detach()[:, 1].tolist()
+            if not all(deviation > 0 for deviation in deviations):
+                raise ValueError(f"The deviations in scales must be positive, but are {deviations}.")
         count = len(scales)
     if channels % count or channels == 0:
         raise ValueError(f"images must have as many channels for each of {count} scales, but has {channels} in all.")
