@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..doctor import TOLERANCE as TOLERANCE
-from ..ops import group_norm_silu
+from ..ops import attention, group_norm_silu
 from ..ops._op import Op
 from .peers import Arguments
 
@@ -24,7 +24,7 @@ def error(op: Op, arguments: Arguments, value: Tensor) -> float:
     """
     if not bool(value.isfinite().all()):
         return math.nan
-    if op is group_norm_silu:
+    if op in (attention, group_norm_silu):
         corners = [(value.cpu().double(), op.reference(*map(_double, arguments.values())))]
     else:
         corners = [_corner(op, arguments, value, last) for last in (False, True)]

@@ -168,6 +168,15 @@ class Residual:
         return self._conv_out(h, total)
 
 
+def _sdpa(qkv: Tensor, heads: int) -> Tensor:
+    """`ops.attention` by torch's own kernels, of a channels_last image."""
+    b, _, height, width = qkv.shape
+    parts = qkv.permute(0, 2, 3, 1).reshape(b, height * width, 3, heads, -1)
+    q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, H W, head_channels]
+    h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, height, width, -1)
+    return h.permute(0, 3, 1, 2)
+
+
 class Attention:
     """Self-attention over the pixels: qkv [3 C, C], projection [C, C]."""
 
@@ -179,14 +188,16 @@ class Attention:
         self._qkv, self._qkv_bias, self._projection, self._projection_bias = (
             None if p is None else p.detach().to(dtype, copy=True) for p in (qkv, qkv_bias, projection, projection_bias)
         )
+        # With more channels per head, and in half types sooner, torch's matrix products win.
+        few = projection.shape[0] // heads <= (16 if dtype == torch.float32 else 8)
+        self._attend = ops.attention if few and qkv.device.type == "cpu" and ops.attention.has_kernel("CPU") else _sdpa
 
     def __call__(self, x: Tensor) -> Tensor:
         b, c, height, width = x.shape
         normal = x if self._norm is None else self._norm(x)
         tokens = normal.permute(0, 2, 3, 1).reshape(b, height * width, c)
-        qkv = F.linear(tokens, self._qkv, self._qkv_bias).view(b, -1, 3, self._heads, c // self._heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, H W, head_channels]
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, height * width, c)
+        qkv = F.linear(tokens, self._qkv, self._qkv_bias).view(b, height, width, 3 * c).permute(0, 3, 1, 2)
+        h = self._attend(qkv, self._heads).permute(0, 2, 3, 1).reshape(b, height * width, c)
         h = F.linear(h, self._projection, self._projection_bias)
         return h.view(b, height, width, c).permute(0, 3, 1, 2).add_(x)
 
