@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
+from ..memory import recycle_memory
 from .blocks import timestep_embedding
 from .unet import UNet
 
@@ -30,6 +31,7 @@ def prepare(
         raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, but is {dtype}.")
     if not callable(model):
         raise ValueError(f"A model must be callable as model(x_t, t), but this is a {type(model).__name__}.")
+    recycle_memory()
     if type(model) is UNet and _is_plain(model, _OWN):
         return _from_unet(model, dtype, timesteps)
     name, module = type(model).__name__, type(model).__module__
