@@ -16,7 +16,7 @@ from diffnoise.bench import check
 from diffnoise.bench.cases import CASES, Case
 from diffnoise.bench.peers import Arguments, Peer
 from diffnoise.bench.peers.own import OURS, positional
-from diffnoise.bench.timing import recycle_memory
+from diffnoise.memory import recycle_memory
 
 CPU = torch.device("cpu")
 recycle_memory()

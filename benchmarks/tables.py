@@ -99,22 +99,23 @@ WAYS = ("diffnoise, bfloat16", "diffnoise, float32", "diffusers", "MONAI Diffusi
 
 
 def pipeline(results: Path = ROOT / "benchmarks/results") -> str:
-    """A table per result file of `python benchmarks/pipeline.py --output benchmarks/results/pipeline_<machine>.json`."""
+    """The tables of each result file of `python benchmarks/pipeline.py --output benchmarks/results/pipeline_<machine>.json`."""
     runs = [json.loads(path.read_text()) for path in sorted(results.glob("pipeline_*.json"))]
-    return "\n\n".join(map(_pipeline, runs)) or "*Not measured yet.*"
+    tables = [table for run in runs for table in (_networks(run), _demo(run)) if table]
+    return "\n\n".join(tables) or "*Not measured yet.*"
 
 
-def _pipeline(run: dict[str, Any]) -> str:
-    gpu = run["machine"]["gpu"]
+def _networks(run: dict[str, Any]) -> str:
+    rows = [row for row in run.get("rows", []) if "results" in row]
+    if not rows:
+        return ""
     lines = [
-        _caption(run, gpu["name"] if gpu else f"{run['machine']['processor']}, {run['machine']['isa']}"),
+        _caption(run, _processor(run)),
         "",
         f"| network | steps | batch | {' | '.join(WAYS)} | not the network | of the matrix rate |",
         "|---" * (len(WAYS) + 5) + "|",
     ]
-    for row in run["rows"]:
-        if "left_out" in row:
-            continue
+    for row in rows:
         found = [row["results"].get(way) for way in WAYS]
         rates = [f"{result['images_per_second']:.3g}" if result else "–" for result in found]
         times = row["stations"][WAYS[0]]
@@ -123,6 +124,29 @@ def _pipeline(run: dict[str, Any]) -> str:
         cells = [row["network"], f"{row['steps']}", f"{row['batch']}", *rates, f"{rest:.1%}", _share(share)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _demo(run: dict[str, Any]) -> str:
+    part = run.get("demo")
+    if not part:
+        return ""
+    lines = [
+        f"The demo's detector on its {part['images']} images; {_caption(part, _processor(part))}",
+        "",
+        f"| frames, precision | images/s, {part['threads']} threads | image AUROC | largest change of a score | of a map |",
+        "|---|---|---|---|---|",
+    ]
+    for way, result in part["results"].items():
+        changes = [f"{result[name]:.1e}" for name in ("score_difference", "map_difference")]
+        lines.append(
+            f"| {way} | {result['images_per_second']:.3g} | {result['image_AUROC']:.4f} | {' | '.join(changes)} |"
+        )
+    return "\n".join(lines)
+
+
+def _processor(run: dict[str, Any]) -> str:
+    gpu = run["machine"]["gpu"]
+    return gpu["name"] if gpu else f"{run['machine']['processor']}, {run['machine']['isa']}"
 
 
 def _caption(run: dict[str, Any], machine: str) -> str:

@@ -63,6 +63,7 @@ def _samples() -> dict[str, tuple[Any, ...]]:
         "kts_noise": (*grid, 20, 30, 4, 0.8, 64.0, 4.0, 4),
         "reverse_step": (x_t, output, t, table, variance, None, seeds, None, 1.0),
         "anomaly_map": (x_t, anomaly.gaussian_taps(2.0), x_0, torch.tensor([[0.1, 2.0]]), True),
+        "attention": (torch.cat([x_0, x_t, output], 1), 2),
         "group_norm_silu": (x_0, 1, x_0[0, :, 0, 0], x_t[0, :, 0, 0], *(image[..., 0, 1] for image in images[:3])),
         "kl_map": (x_0, x_t, output, t, table, variance, 1.0),
         "interval_counts": (x_0.flatten(), x_0[0, 0, 0].unique()),

@@ -426,6 +426,7 @@ def unet_2d(**changes: Any) -> nn.Module:
 VARIANTS = (
     {},
     {"resnet_time_scale_shift": "scale_shift"},
+    {"attention_head_dim": 8},
     {"downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "norm_eps": 1e-3},
     {"add_attention": False, "layers_per_block": 1, "down_block_types": ("DownBlock2D",) * 3, "up_block_types": ("UpBlock2D",) * 3},
 )  # fmt: skip

@@ -75,6 +75,21 @@ def ranked(count: int, edges: int) -> tuple[Tensor, Tensor]:
     return values, chosen.unique()[-edges:]
 
 
+def attentions() -> list[tuple[Any, ...]]:
+    """Queries, keys and values; in most there are more pixels than a block of queries or of keys holds, and more than fill registers."""
+    generator = torch.Generator().manual_seed(5)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return [
+        (normal(3, 48, 17, 19), 2),
+        (normal(3, 39, 12, 13).contiguous(memory_format=torch.channels_last) * 1.5, 1),
+        (normal(3, 36, 3, 5), 3),
+        (normal(3, 30, 11, 12), 1),
+    ]
+
+
 @functools.cache
 def samples() -> dict[str, list[tuple[Any, ...]]]:
     """Positional arguments for every op; floating tensors are float32."""
@@ -134,6 +149,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (x_t, gaussian_taps(6.0), x_0[:, 1:], SCALES, True),
             (x_t, gaussian_taps(1.0), None, SCALES),
         ],
+        "attention": attentions(),
         "group_norm_silu": group_norms(),
         "kl_map": [(x_0, *step, variance), (x_0, *step, variance, 1.0), (x_0, x_t, output, T, FIXED, None, 1.0)],
         "interval_counts": [ranked(200_000, 300), ranked(1000, 400), ranked(100, 7)],
@@ -540,6 +556,7 @@ def test_empty(shape):
         for implementation in (ops.anomaly_map, ops.anomaly_map.reference):
             assert implementation(empty, mean_taps(5), empty).shape == (batch, 1, *size[1:])
     assert ops.group_norm_silu(empty, 1).shape == shape
+    assert ops.attention(torch.cat([empty] * 3, 1), 1).shape == shape
     last = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     assert torch.equal(ops.group_norm_silu(last, 1, skip=last[:, :0]), ops.group_norm_silu(last, 1))
 
@@ -707,6 +724,10 @@ REFUSED = [
     (lambda: ops.interval_counts(TAPS, T), "edges must be float32 or float64 of shape"),
     (lambda: ops.interval_counts(TAPS.half(), TAPS.half()), "values must be float32 or float64"),
     (lambda: ops.interval_counts(TAPS.float(), TAPS.double()), "edges has dtype torch.float64"),
+    (lambda: ops.attention(X_T[0], 1), "qkv must have shape"),
+    (lambda: ops.attention(X_T, 1), "multiple of 3 heads channels, but has 2 for 1 heads"),
+    (lambda: ops.attention(torch.cat([X_T] * 3, 1), 0), "but has 6 for 0 heads"),
+    (lambda: ops.attention(torch.cat([X_T] * 3, 1).int(), 1), "the dtype of qkv must be a floating-point"),
     (lambda: ops.group_norm_silu(X_T[0], 1), "x must have shape"),
     (lambda: ops.group_norm_silu(X_T, 3), "groups must divide the 2 channels, but is 3"),
     (lambda: ops.group_norm_silu(X_T, 0), "groups must divide the 2 channels, but is 0"),
@@ -757,6 +778,9 @@ def test_the_kernels_themselves_refuse_what_would_read_outside_memory():
         lambda: bare.interval_counts(TAPS.half(), TAPS.half()),
         lambda: bare.interval_counts(torch.zeros(3), torch.tensor([1.0, 3.0, 2.0])),
         lambda: bare.interval_counts(torch.zeros(3), torch.tensor([1.0, torch.nan, 2.0])),
+        lambda: bare.attention(X_T[0], 1),
+        lambda: bare.attention(X_T, 1),
+        lambda: bare.attention(X_T, 0),
         lambda: bare.group_norm_silu(X_T[0], 1),
         lambda: bare.group_norm_silu(X_T, 3),
         lambda: bare.group_norm_silu(X_T, 1, torch.ones(1)),
@@ -768,7 +792,7 @@ def test_the_kernels_themselves_refuse_what_would_read_outside_memory():
             call()
 
 
-@pytest.mark.parametrize("name", ("anomaly_map", "reverse_step", "kl_map", "simplex_noise_at"))
+@pytest.mark.parametrize("name", ("anomaly_map", "attention", "reverse_step", "kl_map", "simplex_noise_at"))
 def test_gradients_are_refused(name):
     op, arguments = ops.registry[name], samples()[name][0]
     arguments = [
@@ -778,6 +802,25 @@ def test_gradients_are_refused(name):
         op(*arguments).sum().backward()
     op.reference(*arguments).sum().backward()
     assert arguments[0].grad is not None
+
+
+def test_attention_is_that_of_torch():
+    qkv = torch.cat(images(3, (2, 32, 9, 15)), 1).double()
+    q, k, v = (part.unflatten(1, (4, 8)).flatten(3).transpose(2, 3) for part in qkv.chunk(3, 1))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(2, 32, 9, 15)
+    for implementation in (ops.attention, ops.attention.reference):
+        torch.testing.assert_close(implementation(qkv, 4), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+@pytest.mark.parametrize("pixel", (0, 3, 150))
+@pytest.mark.parametrize("channel", (0, 8, 16))
+def test_attention_keeps_nan(dtype, pixel, channel):
+    """Of a query in its own result, of a key or a value in all of the head's."""
+    qkv = images(1, (1, 48, 13, 12))[0].to(dtype)
+    qkv.flatten(2)[0, channel, pixel] = torch.tensor([0x7F800001], dtype=torch.int32).view(torch.float32).to(dtype)
+    assert torch.equal(ops.attention(qkv, 2).isnan(), ops.attention.reference(qkv, 2).isnan())
+    assert ops.attention(qkv, 2).isnan().any()
 
 
 @pytest.mark.parametrize("silu", (True, False))

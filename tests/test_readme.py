@@ -108,13 +108,18 @@ def test_the_table_of_a_pipeline_result(tmp_path):
         "machine": {"processor": "A processor", "isa": "avx512", "gpu": None},
         "rows": [
             row | {"left_out": "too long"},
+            row | {"status": "wrong", "errors": {"diffnoise, float32": 0.1}},
             row | {
                 "results": {"diffnoise, bfloat16": result, "diffusers": {"images_per_second": 3.0}},
                 "stations": {"diffnoise, bfloat16": {"noise": 1.0, "network": 97.0, "step": 1.0, "tail": 1.0, "rest": 0.0}},
             },
         ],
     }  # fmt: skip
-    (tmp_path / "pipeline_one.json").write_text(json.dumps(run))
+    way = {"images_per_second": 39.04, "image_AUROC": 0.87654, "score_difference": 0.0123, "map_difference": 0.0456}
+    demo = {name: run[name] for name in ("date", "commit", "versions", "machine")} | {
+        "threads": 2, "images": 54, "results": {"batch 8, bfloat16": way},
+    }  # fmt: skip
+    (tmp_path / "pipeline_one.json").write_text(json.dumps(run | {"demo": demo}))
     assert tables.pipeline(tmp_path).splitlines() == [
         "A processor, avx512; torch 2.13.0, 2026-11-22:",
         "",
@@ -122,6 +127,12 @@ def test_the_table_of_a_pipeline_result(tmp_path):
         "| not the network | of the matrix rate |",
         "|---|---|---|---|---|---|---|---|---|---|",
         "| UNet-32 at 64 px | 5 | 8 | 12.3 | – | 3 | – | – | 3.0% | 25% |",
+        "",
+        "The demo's detector on its 54 images; A processor, avx512; torch 2.13.0, 2026-11-22:",
+        "",
+        "| frames, precision | images/s, 2 threads | image AUROC | largest change of a score | of a map |",
+        "|---|---|---|---|---|",
+        "| batch 8, bfloat16 | 39 | 0.8765 | 1.2e-02 | 4.6e-02 |",
     ]
 
 
@@ -145,3 +156,30 @@ def test_the_rivals_of_the_pipeline_do_the_same_work():
     assert float(scores[0].min()) > 0.01
     for other in scores[1:]:
         torch.testing.assert_close(other, scores[0], rtol=1e-3, atol=1e-5)
+    ours = pipeline.detector(model, pipeline.Network(32, 32), 5, 2, "float32", "cpu")
+    found = ours.predict((x_0 + 1) / 2).pred_score
+    torch.testing.assert_close(found, pipeline.expected(model, x_0, ours), rtol=1e-3, atol=1e-5)
+
+
+def test_a_wrong_pipeline_is_not_timed(monkeypatch):
+    pytest.importorskip("diffusers")
+    pipeline = benchmark("pipeline")
+    expected = pipeline.expected
+    monkeypatch.setattr(pipeline, "expected", lambda *arguments: 1.01 * expected(*arguments))
+    monkeypatch.setattr(pipeline, "interleave", None)
+    effort = pipeline.Effort(seconds=0.1, rounds=1, limit=0.1)
+    row = pipeline.measure(pipeline.Network(32, 32), 5, 1, torch.device("cpu"), effort, limit=100)
+    assert row["status"] == "wrong" and "results" not in row and "WRONG" in pipeline._line(row)
+    assert row["errors"]["diffnoise, float32"] == pytest.approx(0.01 / 1.01, rel=1e-3)
+
+
+def test_the_part_of_a_pipeline_that_is_not_run_stays(tmp_path, monkeypatch):
+    pipeline = benchmark("pipeline")
+    output = tmp_path / "pipeline_one.json"
+    output.write_text(json.dumps({"commit": "abc", "rows": [{"network": "one"}]}))
+    monkeypatch.setattr(pipeline, "measure_demo", lambda *_: {"results": {"alone": {"images_per_second": 9.0}}})
+    monkeypatch.setattr(sys, "argv", ["pipeline.py", "--output", str(output), "--parts", "demo"])
+    assert pipeline.main() == 0
+    document = json.loads(output.read_text())
+    assert document["commit"] == "abc" and document["rows"] == [{"network": "one"}]
+    assert document["demo"]["command"].endswith("--parts demo") and document["demo"]["machine"]

@@ -21,6 +21,7 @@ from .inputs import Inputs, Shape
 from .peers import (
     Arguments,
     Peer,
+    attentions,
     classic_simplex,
     divergence,
     fastnoise,
@@ -39,6 +40,7 @@ FIELD = {"cpu": (16, 1, 224, 224), "cuda": (64, 3, 256, 256)}
 IMAGES = {"cpu": (16, 3, 224, 224), "cuda": (64, 3, 224, 224)}
 MAPS = {"cpu": (16, 1, 224, 224), "cuda": (64, 1, 224, 224)}
 LEVEL = {"cpu": (1, 64, 224, 224), "cuda": (8, 64, 224, 224)}
+TOKENS = {"cpu": (1, 64, 28, 28), "cuda": (8, 64, 28, 28)}
 POINTS = {"cpu": (16, 8192), "cuda": (64, 65536)}
 # 67,806 anomalous values among 74 times as many, which are 100 maps of 224 x 224.
 RANKS = {"cpu": (2 * 67_806 + 1,), "cuda": (2 * 67_806 + 1,)}
@@ -254,6 +256,15 @@ CASES = (
         inputs.ranks(),
         work.RANK * inputs.VALUES_PER_EDGE / 2,
         (*ranking.COUNTS, *ranking.TOGETHER),
+    ),
+    Case(
+        "attention",
+        ops.attention,
+        "8 heads of 8 channels, channels last",
+        TOKENS,
+        inputs.projections(heads=8),
+        work.attention(28 * 28, 8),
+        (attentions.SDPA,),
     ),
     _points(3),
     _points(4),

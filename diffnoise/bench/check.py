@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..doctor import TOLERANCE as TOLERANCE
-from ..ops import group_norm_silu, interval_counts
+from ..ops import attention, group_norm_silu, interval_counts
 from ..ops._op import Op
 from .peers import Arguments
 
@@ -24,7 +24,7 @@ def error(op: Op, arguments: Arguments, value: Tensor) -> float:
     """
     if not bool(value.isfinite().all()):
         return math.nan
-    if op in (group_norm_silu, interval_counts):
+    if op in (attention, group_norm_silu, interval_counts):
         corners = [(value.cpu().double(), op.reference(*map(_double, arguments.values())))]
     else:
         corners = [_corner(op, arguments, value, last) for last in (False, True)]

@@ -103,6 +103,17 @@ def divergence(channels: int) -> Inputs:
     return make
 
 
+def projections(heads: int) -> Inputs:
+    """Of `attention`: queries, keys and values as a linear layer makes them, channels last."""
+
+    def make(shape: Shape, device: torch.device) -> Arguments:
+        batch, channels, *size = shape
+        qkv = torch.randn(batch, 3 * channels, *size, generator=_generator())
+        return {"qkv": qkv.contiguous(memory_format=torch.channels_last).to(device), "heads": heads}
+
+    return make
+
+
 def normalisation(groups: int) -> Inputs:
     """Of `group_norm_silu`: what a residual block's second norm gets, channels last."""
 

@@ -17,7 +17,6 @@ Clock = Callable[[Call], float]
 
 FLUSH_BYTES = 1 << 30  # many times the L2 of any GPU
 CALLS = 200  # in a turn, at most
-RECYCLED_BYTES = 31 << 20  # just below the most that the C library keeps
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,6 @@ def device_clock() -> Clock:
         return start.elapsed_time(end) / 1e3
 
     return measure
-
-
-def recycle_memory() -> None:
-    """Make the C library keep freed memory, as it does in a process that has run a network.
-
-    Without this a fresh result costs page faults that can take longer than the kernel, for ours as for the peers.
-    """
-    torch.empty(RECYCLED_BYTES, dtype=torch.uint8)
 
 
 def interleave(calls: Mapping[str, Call], clock: Clock, effort: Effort) -> dict[str, list[float]]:

@@ -24,6 +24,8 @@ SQUARED_ERROR, MEAN_FILTER = 2, 8
 NORM_SILU = 5 + EXP + 8
 # A value's key 4, its bucket 3, two comparisons with a sum each 4, its cell 3 and one more in its count.
 RANK = 15
+# A token's part in attention, beside a multiply-add per channel for the score and one for the sum: the maximum, exp, the sum.
+WEIGHT = 2 + EXP
 # A lattice point's term on a grid, where all but x is known per row: r^2, its positive part, two squarings, the gradient's
 # product, the sum.
 TERM_ON_A_GRID = 6
@@ -37,6 +39,10 @@ def vertices(dims: int) -> float:
 
 def filter_of(taps: int) -> float:
     return 2 * taps
+
+
+def attention(tokens: int, head_channels: int) -> float:
+    return tokens * (2 + WEIGHT / head_channels)
 
 
 def fractal(dims: int, octaves: int) -> float:

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
+from ..memory import recycle_memory
 from .cases import chosen
 from .jobs import BEST
 from .measure import gpu_limits, measure
-from .timing import Effort, recycle_memory
+from .timing import Effort
 
 
 def results(job: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
+from ..memory import recycle_memory
 from .blocks import ResidualBlock, double, no_classes
 from .denoising import Denoiser, Output
 from .guidance import ClassGuided
@@ -34,6 +35,7 @@ def prepare(model: Denoiser, dtype: torch.dtype = torch.float32, timesteps: int 
         raise ValueError(f"A model must be callable as model(x_t, t), but this is a {type(model).__name__}.")
     if isinstance(model, ClassGuided):
         return ClassGuided(prepare(model.model, dtype, timesteps), model.label, model.weight)
+    recycle_memory()
     if type(model) is UNet and _is_plain(model, _OWN):
         return _from_unet(model, dtype, timesteps)
     name, module = type(model).__name__, type(model).__module__
@@ -179,6 +181,15 @@ class Residual:
         return self._conv_out(h, total)
 
 
+def _sdpa(qkv: Tensor, heads: int) -> Tensor:
+    """`ops.attention` by torch's own kernels, of a channels_last image."""
+    b, _, height, width = qkv.shape
+    parts = qkv.permute(0, 2, 3, 1).reshape(b, height * width, 3, heads, -1)
+    q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, H W, head_channels]
+    h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, height, width, -1)
+    return h.permute(0, 3, 1, 2)
+
+
 class Attention:
     """Self-attention over the pixels: qkv [3 C, C], projection [C, C]."""
 
@@ -190,14 +201,16 @@ class Attention:
         self._qkv, self._qkv_bias, self._projection, self._projection_bias = (
             None if p is None else p.detach().to(dtype, copy=True) for p in (qkv, qkv_bias, projection, projection_bias)
         )
+        # With more channels per head, and in half types sooner, torch's matrix products win.
+        few = projection.shape[0] // heads <= (16 if dtype == torch.float32 else 8)
+        self._attend = ops.attention if few and qkv.device.type == "cpu" and ops.attention.has_kernel("CPU") else _sdpa
 
     def __call__(self, x: Tensor) -> Tensor:
         b, c, height, width = x.shape
         normal = x if self._norm is None else self._norm(x)
         tokens = normal.permute(0, 2, 3, 1).reshape(b, height * width, c)
-        qkv = F.linear(tokens, self._qkv, self._qkv_bias).view(b, -1, 3, self._heads, c // self._heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, H W, head_channels]
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, height * width, c)
+        qkv = F.linear(tokens, self._qkv, self._qkv_bias).view(b, height, width, 3 * c).permute(0, 3, 1, 2)
+        h = self._attend(qkv, self._heads).permute(0, 2, 3, 1).reshape(b, height * width, c)
         h = F.linear(h, self._projection, self._projection_bias)
         return h.view(b, height, width, c).permute(0, 3, 1, 2).add_(x)
 

@@ -4,6 +4,7 @@ from . import _check as _check
 from ._op import Op as Op
 from ._op import registry as registry
 from .anomaly_map import anomaly_map as anomaly_map
+from .attention import attention as attention
 from .gaussian_noise import gaussian_noise as gaussian_noise
 from .gmm_noise import gmm_noise as gmm_noise
 from .group_norm_silu import group_norm_silu as group_norm_silu
