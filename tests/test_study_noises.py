@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from diffnoise import cli, study
+from diffnoise import cli
 from diffnoise.noise import (
     KINDS,
     NOISE_VERSION,
@@ -26,11 +26,12 @@ from diffnoise.noise import (
     TsimplexGaussian,
     from_config,
 )
-from diffnoise.study import Moments, Setting, asymmetry, histogram, radial_power, spectral_slope
-from diffnoise.study.claims import claims
-from diffnoise.study.panels import image
-from diffnoise.study.pictures import draw
-from diffnoise.study.statistics import BIN, BLOCK, REACH
+from diffnoise.study import noises
+from diffnoise.study.noises import Moments, Setting, asymmetry, histogram, radial_power, spectral_slope
+from diffnoise.study.noises.claims import claims
+from diffnoise.study.noises.panels import image
+from diffnoise.study.noises.pictures import draw
+from diffnoise.study.noises.statistics import BIN, BLOCK, REACH
 
 ROOT = Path(__file__).parent.parent
 RESULT = json.loads((ROOT / "benchmarks/results/noise_study.json").read_text())
@@ -159,7 +160,7 @@ def test_slope_of_a_power_law():
 def test_the_slope_of_a_fractal_sum_is_that_of_its_persistence(dims, persistence):
     """-2 + 2 log2(persistence), but for the ripple of octaves and the missing ones beyond the last."""
     model = (Tsimplex if dims == 4 else Simplex)(7, persistence, 64, dims)
-    found = study.measure(Setting("", None, model), 128, 12, 0)
+    found = noises.measure(Setting("", None, model), 128, 12, 0)
     assert found["slope"] == pytest.approx(-2 + 2 * math.log2(persistence), abs=0.2)
 
 
@@ -178,7 +179,7 @@ PUBLISHED = [
 @pytest.mark.parametrize(("model", "deviation", "kurtosis", "extreme"), PUBLISHED)
 def test_the_figures_of_the_papers_code(model, deviation, kurtosis, extreme):
     """Within 4 standard errors of a difference between two such measurements."""
-    found = study.measure(Setting("", None, model), 256, 60, 0)
+    found = noises.measure(Setting("", None, model), 256, 60, 0)
     images, values = found["images"], found["values"]
 
     def uncertainty(name: str) -> float:
@@ -199,13 +200,13 @@ def test_the_figures_of_the_papers_code(model, deviation, kurtosis, extreme):
 
 def test_the_mean_of_an_image_is_as_uncertain_as_measured():
     """The deviation of the means of 3-D noise was 0.073 over 60 images; over as many it is uncertain by 1 / sqrt(2 * 60)."""
-    found = study.measure(Setting("", None, Simplex(6, 0.8, 64)), 256, 60, 0)["images"]["mean"]["deviation"]
+    found = noises.measure(Setting("", None, Simplex(6, 0.8, 64)), 256, 60, 0)["images"]["mean"]["deviation"]
     assert found == pytest.approx(0.073, rel=4 * math.sqrt(2 / 120))
 
 
 def test_a_measurement_is_that_of_all_images_together():
     setting = Setting("t", 500, TsimplexGaussian(octaves=2), 400, 600)
-    found = study.measure(setting, 48, 5, 7)
+    found = noises.measure(setting, 48, 5, 7)
     steps, seeds = torch.tensor([400, 450, 500, 550, 600]), torch.arange(7, 12)
     images = setting.noise((5, 1, 48, 48), t=steps, seeds=seeds).double().numpy()[:, 0]
     values, each = found["values"], found["images"]
@@ -232,7 +233,7 @@ def test_a_measurement_is_that_of_all_images_together():
 def test_memory_does_not_grow_with_the_samples():
     def peak(samples: int) -> int:
         tracemalloc.start()
-        study.measure(Setting("", None, Gaussian()), 64, samples, 0)
+        noises.measure(Setting("", None, Gaussian()), 64, samples, 0)
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found
@@ -243,7 +244,7 @@ def test_memory_does_not_grow_with_the_samples():
 
 def test_settings_of_every_kind():
     for kind, cls in KINDS.items():
-        found = list(study.settings(kind))
+        found = list(noises.settings(kind))
         assert found[0] == Setting("defaults", None, cls()) and all(setting.noise.kind == kind for setting in found)
         swept = {p: [s.value for s in found if s.parameter == p] for p in ("octaves", "persistence", "wavelength", "t")}
         fractal = kind not in ("gaussian", "gmm")
@@ -254,16 +255,16 @@ def test_settings_of_every_kind():
         for setting in found:
             if setting.parameter == "wavelength":
                 assert setting.noise == type(setting.noise)(**{**vars(cls()), "frequency": setting.value})
-    assert Setting("paper", "figure 11d", Tsimplex(10, 0.8, 128), 0, 100) in study.settings("tsimplex")
-    assert Setting("paper", "2-D", Simplex(dims=2)) in study.settings("simplex")
+    assert Setting("paper", "figure 11d", Tsimplex(10, 0.8, 128), 0, 100) in noises.settings("tsimplex")
+    assert Setting("paper", "2-D", Simplex(dims=2)) in noises.settings("simplex")
 
 
 def test_a_setting_that_is_refused_says_why(monkeypatch):
     refused = Setting("defaults", None, KomalTsimplex(sigma=0.01))
     monkeypatch.setattr(
-        "diffnoise.study.measurement.settings", lambda kind: [refused, Setting("paper", "x", Gaussian())]
+        "diffnoise.study.noises.measurement.settings", lambda kind: [refused, Setting("paper", "x", Gaussian())]
     )
-    found = study.run(["kts"], 64, 2)
+    found = noises.run(["kts"], 64, 2)
     first, second = found["settings"]
     assert "raise sigma" in first["error"] and "values" not in first
     assert "error" not in second and second["values"]["count"] == 2 * 64 * 64
@@ -281,7 +282,7 @@ def test_a_setting_that_is_refused_says_why(monkeypatch):
 )
 def test_refusals(arguments, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
-        study.run(*arguments)
+        noises.run(*arguments)
     assert str(caught.value).endswith(".")
 
 
@@ -325,10 +326,10 @@ def test_the_study_is_recorded(written: Path):
     assert (found["size"], found["samples"], found["seeds"], found["claims"]) == (40, 3, [-5, -3], [])
     assert found["versions"]["torch"] == torch.__version__
     assert {row["kind"] for row in found["settings"]} == {"simplex", "gaussian"}
-    assert len(found["settings"]) == len(list(study.settings("simplex"))) + 1
+    assert len(found["settings"]) == len(list(noises.settings("simplex"))) + 1
     for row in found["settings"]:
         setting = Setting(row["parameter"], row["value"], from_config(row["noise"]), *row["t"])
-        again = study.measure(setting, 40, 3, -5)
+        again = noises.measure(setting, 40, 3, -5)
         assert ("power" in row) == (row["parameter"] == "defaults")
         assert row["histogram"]["counts"] == again["histogram"]["counts"]
         assert row["images"]["kurtosis"]["mean"] == pytest.approx(again["images"]["kurtosis"]["mean"], rel=1e-5)
@@ -388,18 +389,19 @@ def test_usage_errors(tmp_path: Path, capsys, options):
 
 def test_what_failed_is_named_and_the_rest_is_drawn(tmp_path: Path, capsys, monkeypatch):
     rows = [Setting("defaults", None, Gaussian()), Setting("octaves", 3, KomalTsimplex(sigma=0.01))]
-    monkeypatch.setattr("diffnoise.study.measurement.settings", lambda kind: rows)
+    monkeypatch.setattr("diffnoise.study.noises.measurement.settings", lambda kind: rows)
     code, _, error = call(capsys, "--output", tmp_path, "--kinds", "gaussian", "--size", 64, "--samples", 2)
     assert code == 3 and "octaves 3" in error and "raise sigma" in error
     assert (tmp_path / "overview.png").is_file()
-    monkeypatch.setattr("diffnoise.study.measurement.settings", lambda kind: rows[1:])
+    monkeypatch.setattr("diffnoise.study.noises.measurement.settings", lambda kind: rows[1:])
     assert call(capsys, "--output", tmp_path, "--kinds", "gaussian", "--size", 64, "--samples", 2)[0] == 1
 
 
 def test_without_matplotlib_the_command_says_what_to_install(tmp_path: Path, capsys, monkeypatch):
-    for name in ("panels", "pictures"):
+    for name in ("drawing", "noises.panels", "noises.pictures"):
         monkeypatch.delitem(sys.modules, f"diffnoise.study.{name}")
-        monkeypatch.delattr(study, name)
+    for name in ("panels", "pictures"):
+        monkeypatch.delattr(noises, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, error = call(capsys, "--output", tmp_path / "x")
     assert code == 1 and "pip install matplotlib" in error and not (tmp_path / "x").exists()
@@ -416,7 +418,7 @@ def test_the_result_file_is_of_this_noise():
     for row in RESULT["settings"]:
         if (row["kind"], row["parameter"]) in {("simplex", "defaults"), ("gmm", "defaults")}:
             setting = Setting("", None, from_config(row["noise"]), *row["t"])
-            again = study.measure(setting, RESULT["size"], RESULT["samples"], RESULT["seeds"][0])
+            again = noises.measure(setting, RESULT["size"], RESULT["samples"], RESULT["seeds"][0])
             for name, value in row["values"].items():
                 assert again["values"][name] == pytest.approx(value, rel=1e-4, abs=1e-5)
             assert again["slope"] == pytest.approx(row["slope"], abs=1e-3)

@@ -1,0 +1,211 @@
+"""What is measured of a cell: functions of its configuration, its detector and the test images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import metrics
+from ..anomaly import gaussian_filter, image_score, mean_filter
+from ..config import Config
+from ..data import DataError, Placement, Sample, read_image, read_mask
+from ..detector import Detector
+from ..forward import add_noise
+from ..scoring import Scoring
+
+TIMED_IMAGES = 8  # at most; fewer where they take longer than
+TIMED_SECONDS = 20.0
+Values = dict[str, float | None]
+
+
+class Errors(NamedTuple):
+    """What a detector made of one image, before any filter."""
+
+    errors: Tensor  # [frames, 1, S, S]
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a measure looks at.
+
+    config: with the cell's scoring. preset_steps: network calls that the configuration asks for, before the study's limit. channels: of
+    the images. errors: the test images' errors in order, made on the first call and kept for cells that only filter them in another way.
+    """
+
+    config: Config
+    preset_steps: int
+    samples: Sequence[Sample]
+    channels: int
+    device: str | None
+    detector: Detector | None
+    errors: Callable[[], Sequence[Errors]]
+
+    def image(self, index: int) -> Tensor:
+        """Test image [C, H, W] in [-1, 1]."""
+        return read_image(self.samples[index].path, self.channels)
+
+    def trained(self) -> Detector:
+        assert self.detector is not None
+        return self.detector
+
+
+def denoise(detector: Detector, samples: Sequence[Sample]) -> list[Errors]:
+    """The errors of all samples, for one noise scale; raises `DataError` for an unreadable image, `ValueError` for other maps than one."""
+    images = (read_image(sample.path, detector.channels) for sample in samples)
+    found = [Errors(errors, placement) for errors, placement, _ in detector.errors(images)]
+    if any(each.errors.shape[1] != 1 for each in found):
+        raise ValueError("A study filters one error map per image; give a scoring with one map, such as one start.")
+    return found
+
+
+def maps(subject: Subject) -> list[Tensor]:
+    """The filtered anomaly maps [1, H, W] of all images, in units of the error."""
+    scoring, framing = subject.config.scoring, subject.config.framing
+    return [framing.merge(_filtered(errors, scoring), placement) for errors, placement in subject.errors()]
+
+
+def _filtered(errors: Tensor, scoring: Scoring) -> Tensor:
+    if scoring.filter == "mean":
+        return mean_filter(errors, scoring.filter_size)
+    return gaussian_filter(errors, scoring.filter_sigma) if scoring.filter == "gaussian" else errors
+
+
+def _masks(subject: Subject, sizes: Sequence[torch.Size]) -> list[Tensor | None]:
+    """bool [H, W], None where an image has none."""
+    return [
+        None if sample.mask is None else read_mask(sample.mask, (size[-2], size[-1]))
+        for sample, size in zip(subject.samples, sizes, strict=True)
+    ]
+
+
+def detection(subject: Subject) -> Values:
+    """Image and pixel metrics of `metrics.evaluate`; they need no units or thresholds, so nothing is calibrated."""
+    found = maps(subject)
+    scoring = subject.config.scoring
+    scores = [float(image_score(each[None], min(scoring.top_k, each.numel()))) for each in found]
+    labels = [sample.label or 0 for sample in subject.samples]
+    masks = _masks(subject, [each.shape for each in found])
+    return dict(metrics.evaluate(scores, labels, [each[0] for each in found], masks))
+
+
+def segmentation(subject: Subject) -> Values:
+    """Masks at Otsu's threshold of each map against the true ones, calibration of the maps as confidences, and AUC."""
+    found = [each[0] for each in maps(subject)]
+    masks = [
+        torch.zeros(each.shape, dtype=torch.bool) if mask is None and not sample.label else mask
+        for each, mask, sample in zip(found, _masks(subject, [m.shape for m in found]), subject.samples, strict=True)
+    ]
+    pairs = [(values, mask) for values, mask in zip(found, masks, strict=True) if mask is not None]
+    if not any(bool(mask.any()) for _, mask in pairs):
+        raise DataError("No test image has a mask with anomalous pixels; add ground_truth masks for this experiment.")
+    known, truth = [values for values, _ in pairs], [mask for _, mask in pairs]
+    predicted = [values > metrics.otsu_threshold(values) for values in known]
+    quality = metrics.mask_metrics(metrics.Confusion.of(predicted, truth))
+    both = [(v, m) for v, m in pairs if bool(m.any()) and not bool(m.all())]
+    # Images in [0, 1] have errors in [0, 1]; those here are twice as large, and four times as large squared.
+    largest = 2.0 if subject.config.scoring.map == "absolute" else 4.0
+    return {
+        "Dice": quality["Dice_mean"],
+        "Dice_sd": quality["Dice_sd"],
+        "IoU": quality["IoU_mean"],
+        "precision": quality["Precision_mean"],
+        "recall": quality["Recall_mean"],
+        "balanced_accuracy": quality["BalancedAccuracy_mean"],
+        "AUC_per_image": sum(metrics.pixel_auroc([v], [m]) for v, m in both) / len(both) if both else None,
+        "pixel_AUROC": metrics.pixel_auroc(known, truth),
+        "ECE": metrics.expected_calibration_error(known, truth, scale=largest),
+    }
+
+
+def similarity(subject: Subject) -> Values:
+    """SSIM of frames and their reconstructions, mean over the frames of an image and then over images."""
+    from ..similarity import ssim
+
+    detector, found = subject.trained(), []
+    for index in range(len(subject.samples)):
+        frames, _ = subject.config.framing.split(subject.image(index))
+        made = torch.stack([reconstruction for _, _, reconstruction in detector.errors(frames)])
+        found.append(float(ssim(frames, made, data_range=2.0).mean()))
+    labels = [sample.label for sample in subject.samples]
+    return {
+        "SSIM": _mean(found),
+        "SSIM_good": _mean([value for value, label in zip(found, labels, strict=True) if not label]),
+        "SSIM_anomalous": _mean([value for value, label in zip(found, labels, strict=True) if label]),
+    }
+
+
+def forward(subject: Subject, start: int, omega: float) -> Values:
+    """How much of x_0 is in x_t at T' = `start`: over the first frame of every image."""
+    config, t = subject.config, torch.tensor([start - 1])
+    correlations, squares = [], []
+    for index in range(len(subject.samples)):
+        x_0 = config.framing.split(subject.image(index))[0][:1]
+        eps = config.noise(x_0.shape, t=t, seeds=torch.tensor([config.scoring.seed + index]))
+        x_t = add_noise(x_0, eps, t, config.schedule, omega)
+        squares.append(float((x_t - x_0).square().mean()))
+        correlations.append(float(torch.corrcoef(torch.stack([x_0.flatten(), x_t.flatten()]))[0, 1]))
+    alpha_bar = float(config.schedule.alpha_bars[start - 1])
+    return {
+        "correlation": _mean(correlations),
+        "rms": (sum(squares) / len(squares)) ** 0.5,
+        "signal": alpha_bar**0.5,
+        "noise": omega * (1 - alpha_bar) ** 0.5,
+    }
+
+
+def speed(subject: Subject) -> Values:
+    """Seconds from image to score, one image after the other, after the first has warmed everything up."""
+    config = subject.config
+    detector = Detector.from_config(config, subject.device)
+    count = min(TIMED_IMAGES, len(subject.samples))
+    images = [subject.image(index) for index in range(count)]
+    detector.calibrate(images[:1])
+    done, started = 0, time.perf_counter()
+    while done < count and (done == 0 or time.perf_counter() - started < TIMED_SECONDS):
+        detector.predict((images[done].clamp(-1, 1) + 1) / 2)
+        done += 1
+    seconds = (time.perf_counter() - started) / done
+    calls = _calls(config.scoring, config.scoring.steps)
+    asked = _calls(config.scoring, subject.preset_steps)
+    return {
+        "seconds": seconds,
+        "fps": 1 / seconds,
+        "calls": calls,
+        "preset_calls": asked,
+        "preset_seconds": seconds * asked / calls,
+        "million_parameters": sum(p.numel() for p in detector.model.parameters()) / 1e6,
+        "pixels": config.framing.size,
+    }
+
+
+def _calls(scoring: Scoring, steps: int) -> int:
+    """Network calls for one frame with at most `steps` for each noise scale."""
+    each = [1 if scoring.map == "kl" else min(steps, start) for start in scoring.starts]
+    return scoring.samples * sum(each)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+class Measure(NamedTuple):
+    """function: of a `Subject` and the cell's settings. trained: whether it needs a trained detector. of_machine: whether it holds for this machine alone."""
+
+    function: Callable[..., Values]
+    trained: bool
+    of_machine: bool = False
+
+
+MEASURES: dict[str, Measure] = {
+    "detection": Measure(detection, trained=True),
+    "segmentation": Measure(segmentation, trained=True),
+    "similarity": Measure(similarity, trained=True),
+    "forward": Measure(forward, trained=False),
+    "speed": Measure(speed, trained=False, of_machine=True),
+}
