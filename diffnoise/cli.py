@@ -431,16 +431,16 @@ def _study(options: argparse.Namespace) -> int:
         place = folder if study is None else folder / NOISES
         found = report.write(place, options.kinds, options.size, options.samples, seed, again=study is None)
     settings = found[0]["settings"] if found else []
-    problems = [(f"{row['kind']}, {row['parameter']} {row['value']}", row.get("error")) for row in settings]
-    problems += [(f"{name}, {row.at}", row.error) for name, each in rows.items() for row in each]
-    failed = [(place, error) for place, error in problems if error]
-    for place, error in failed:
-        _log(f"{place}: {error}")
-    summary = {"settings": len(problems), "failed": len(failed), "output": str(folder)}
+    for row in settings:
+        if "error" in row:
+            _log(f"{row['kind']}, {row['parameter']} {row['value']}: {row['error']}")
+    errors = [row.get("error", "") for row in settings] + [row.error for each in rows.values() for row in each]
+    failed = sum(map(bool, errors))
+    summary = {"settings": len(errors), "failed": failed, "output": str(folder)}
     if study is not None:
         summary["page"] = str(results.write(study, rows, trainings, found))
     _show(summary, options.json)
-    return _outcome(len(failed), len(problems))
+    return _outcome(failed, len(errors))
 
 
 def _new_study(options: argparse.Namespace) -> Study:

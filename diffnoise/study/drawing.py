@@ -8,8 +8,8 @@ from pathlib import Path
 from ..checkpoint import write_atomically
 
 try:
-    import matplotlib
-    from matplotlib.axes import Axes
+    import matplotlib as matplotlib
+    from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure as Figure
 except ImportError as error:
     raise RuntimeError(

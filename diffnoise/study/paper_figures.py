@@ -32,7 +32,7 @@ _VISA = "means over the 12 categories of VisA; the ablation of the ICLR 2024 sub
 
 def _table(columns: str, values: tuple[int, ...], kinds: dict[str, tuple[float, ...]]) -> list[tuple[Any, Any]]:
     return [
-        ({"noise": kind, columns: value}, {"image_AUROC": figure / 100})
+        ({"noise": kind, columns: value}, {"image_AUROC": round(figure / 100, 3)})
         for kind, figures in kinds.items()
         for value, figure in zip(values, figures, strict=True)
     ]
@@ -53,7 +53,11 @@ def _noise_steps() -> tuple[tuple[dict[str, Any], dict[str, float]], ...]:
 
 
 def _ablation(image: float, pro: float, pixel: float) -> dict[str, float]:
-    return {"image_AUROC": image / 100, "pixel_AUPRO": pro / 100, "pixel_AUROC": pixel / 100}
+    return {
+        "image_AUROC": round(image / 100, 3),
+        "pixel_AUPRO": round(pro / 100, 3),
+        "pixel_AUROC": round(pixel / 100, 3),
+    }
 
 
 def _losses() -> tuple[tuple[dict[str, Any], dict[str, float]], ...]:
