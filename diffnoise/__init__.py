@@ -13,13 +13,13 @@ from .data import Augment as Augment
 from .data import DataError as DataError
 from .data import Framing as Framing
 from .detector import Detector as Detector
-from .detector import load as load
 from .execution import Execution as Execution
 from .forward import add_noise as add_noise
 from .models import UNet as UNet
 from .models import UNetConfig as UNetConfig
 from .noise import noise_like as noise_like
 from .realtime import RealtimeScorer as RealtimeScorer
+from .saved import load as load
 from .schedule import Schedule as Schedule
 from .scoring import Scoring as Scoring
 from .training import Training as Training

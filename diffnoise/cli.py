@@ -16,14 +16,15 @@ from typing import Any, get_args
 from . import __version__
 from .checkpoint import CheckpointError
 from .config import Config
-from .data import DataError, Sample, colour_channels, find_samples, read_image
-from .detector import Detector, load
+from .data import DataError, Sample, colour_channels, find_categories, find_samples, read_image
+from .detector import Detector
 from .execution import Execution, Precision
 from .methods import PRESETS, preset
 from .metrics import evaluate
 from .noise import KINDS, NOISE_VERSION
 from .outputs import RunWriter, score_samples
 from .realtime import RealtimeScorer, fallbacks
+from .saved import load
 from .study import EXPERIMENTS, NOISES, Study
 from .study import run as run_study
 
@@ -194,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _execution(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--category", metavar="NAME", help="of the images, for a detector that was trained on several")
     parser.add_argument(
         "--precision",
         choices=get_args(Precision),
@@ -220,20 +222,25 @@ def _positive(text: str) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    samples = find_samples(options.data, "train")
+    categories = find_categories(options.data)
+    samples = [
+        sample for source in (categories or {"": options.data}).values() for sample in find_samples(source, "train")
+    ]
     channels = options.channels or max(colour_channels(sample.path) for sample in samples)
     try:
-        config = _config(options, channels)
-        detector = Detector.from_config(config, options.device)
+        config = _config(options, channels, len(categories))
+        detector = Detector.from_config(config, options.device, channels)
     except ValueError as error:
         raise UsageError(error) from None
     _log(f"{len(samples)} good images, {channels} channel(s), {_parameters(detector)}, on {detector.device}")
     limits = ((config.training.max_minutes, "minutes"), (config.training.max_steps, "steps"))
     until = " or ".join(f"{limit:g} {unit}" for limit, unit in limits if limit is not None)
     _log(f"training for at most {until}; then the threshold is set from the images kept out")
-    detector.fit(options.data, config.training, folder=options.output, resume=options.resume, progress=True)
-    assert detector.calibration is not None
-    rate, kept_out = detector.scoring.false_alarm_rate, detector.calibration.good_images
+    data = categories or options.data
+    detector.fit(data, config.training, folder=options.output, resume=options.resume, progress=True)
+    calibrations = [each.calibration for each in map(detector.of, categories)] or [detector.calibration]
+    thresholds = [calibration.image_threshold for calibration in calibrations if calibration]
+    rate, kept_out = detector.scoring.false_alarm_rate, min(each.good_images for each in calibrations if each)
     if kept_out < 1 / rate - 1:
         needed = math.ceil(1 / rate - 1)
         _log(
@@ -243,24 +250,30 @@ def _train(options: argparse.Namespace) -> int:
         "detector": str(Path(options.output)),
         "steps": detector.provenance["steps"],
         "seconds": detector.provenance["seconds"],
-        "threshold": detector.calibration.image_threshold,
-        "good_images_kept_out": detector.calibration.good_images,
+        "threshold": dict(zip(categories, thresholds, strict=True)) if categories else thresholds[0],
+        "good_images_kept_out": kept_out,
     }
+    if detector.scoring.guidance:
+        summary["guidance_weights"] = detector.guidance_weights
     _show(summary, options.json)
     return DONE
 
 
-def _config(options: argparse.Namespace, channels: int) -> Config:
+def _config(options: argparse.Namespace, channels: int, categories: int) -> Config:
     """The preset with the changes of the configuration file, and then those of the options."""
     config = preset(options.preset)
     if options.config:
         config = config.updated(Config.read(options.config))
     changes: dict[str, dict[str, Any]] = {
-        "model": {"image_channels": channels},
+        "model": {},
         "framing": {},
         "training": {},
         "scoring": {},
     }
+    if config.codec.kind == "pixels":
+        changes["model"]["image_channels"] = channels
+    if categories and config.model.num_classes is None:
+        changes["model"]["num_classes"] = categories
     limits = {"max_minutes": options.max_minutes, "max_steps": options.max_steps}
     if any(value is not None for value in limits.values()):
         changes["training"] |= limits
@@ -278,7 +291,8 @@ def _config(options: argparse.Namespace, channels: int) -> Config:
 
 
 def _load(options: argparse.Namespace) -> Detector:
-    return load(options.detector, device=options.device, execution=Execution(options.precision, options.batch))
+    detector = load(options.detector, device=options.device, execution=Execution(options.precision, options.batch))
+    return detector.of(options.category) if options.category else detector
 
 
 def _score(options: argparse.Namespace) -> int:
@@ -294,6 +308,8 @@ def _score(options: argparse.Namespace) -> int:
 
 def _eval(options: argparse.Namespace) -> int:
     detector = _load(options)
+    if detector.category is None and Path(options.data).name in detector.categories:
+        detector = detector.of(Path(options.data).name)
     metrics, failures = _evaluate(
         detector,
         find_samples(options.data, "test"),

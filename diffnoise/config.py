@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from .adaptation import Adaptation
+from .codec import Codec
 from .data import Augment, Framing
-from .models import UNetConfig
+from .dynamic import DynamicSteps
+from .features import Features
+from .models import ModelConfig, UNetConfig, config_from_dict
 from .noise import Noise, Simplex, from_config
 from .schedule import Prediction, Schedule
 from .scoring import Scoring
@@ -22,20 +26,27 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True)
 class Config:
-    """Model, noise, schedule, framing, scoring and training of a detector; `Config.from_dict` reads the same as JSON."""
+    """All settings of a detector and its training; `Config().updated(changes)` takes the same as JSON.
 
-    model: UNetConfig = field(default_factory=UNetConfig)
+    codec, features, adaptation: as in `Detector`. features and adaptation are null without.
+    """
+
+    model: ModelConfig = field(default_factory=UNetConfig)
     noise: Noise = field(default_factory=Simplex)
     schedule: Schedule = field(default_factory=lambda: Schedule.linear(1e-4, 1e-2))
     prediction: Prediction = "epsilon"
     framing: Framing = field(default_factory=lambda: Framing(128))
     scoring: Scoring = field(default_factory=Scoring)
+    codec: Codec = field(default_factory=Codec)
+    features: Features | None = None
+    adaptation: Adaptation | None = None
     training: Training = field(default_factory=lambda: Training(max_minutes=15))
 
     def updated(self, changes: dict[str, Any]) -> Config:
         """A copy in which the given sections' given keys are replaced: `{"scoring": {"steps": 5}, "noise": {"kind": "gmm"}}`.
 
-        noise and schedule are replaced whole. Raises `ValueError` for unknown sections, keys or values.
+        noise and schedule are replaced whole, and so is a model by one of another kind; a model of one image_size takes that of the frames,
+        unless it is named. Raises `ValueError` for unknown sections, keys or values.
         """
         known = {f.name for f in fields(self)}
         if unknown := set(changes) - known:
@@ -48,10 +59,17 @@ class Config:
             "schedule": _schedule,
             "prediction": _prediction,
         }
+        optional: dict[str, Callable[[], Any]] = {"features": Features, "adaptation": Adaptation}
         for name, change in changes.items():
+            if change is None and name in optional:
+                parts[name] = None
+                continue
             if name != "prediction" and not isinstance(change, dict):
                 raise ValueError(f"Section {name} of the configuration must be an object with keys, not {change!r}.")
-            parts[name] = makers[name](change) if name in makers else _updated_section(name, parts[name], change)
+            section = optional[name]() if parts[name] is None else parts[name]
+            parts[name] = makers[name](change) if name in makers else _updated_section(name, section, change)
+        if hasattr(parts["model"], "image_size") and "image_size" not in changes.get("model", {}):
+            parts["model"] = replace(parts["model"], image_size=parts["framing"].size)
         return Config(**parts)
 
     @staticmethod
@@ -69,13 +87,17 @@ class Config:
 
 
 def _updated_section(name: str, section: Section, change: dict[str, Any]) -> Section:
+    if isinstance(section, ModelConfig) and "kind" in change:
+        kind, change = change["kind"], {key: value for key, value in change.items() if key != "kind"}
+        section = section if kind == section.kind else config_from_dict({"kind": kind})
     known = {f.name: getattr(section, f.name) for f in fields(section)}  # type: ignore[arg-type]
     if unknown := set(change) - set(known):
         raise ValueError(f"Unknown key {', '.join(sorted(unknown))} in section {name}; there are {', '.join(known)}.")
     if isinstance(change.get("augment"), str):
         change = change | {"augment": Augment.parse(change["augment"])}
-    elif isinstance(change.get("augment"), dict):
-        change = change | {"augment": _updated_section(f"{name}.augment", Augment(), change["augment"])}
+    for key, default in (("augment", Augment()), ("dynamic", DynamicSteps())):
+        if isinstance(change.get(key), dict):
+            change = change | {key: _updated_section(f"{name}.{key}", known[key] or default, change[key])}
     hints = get_type_hints(type(section))
     for key, value in change.items():
         if not _fits(value, hints[key]):

@@ -2,79 +2,48 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import __version__
+from .adaptation import Adaptation, adapt
 from .anomaly import image_score, threshold_from_good
-from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from .checkpoint import CheckpointError
+from .codec import Codec, Coder
 from .config import Config
-from .data import DataError, Framing, Placement, find_samples, read_image
+from .data import DataError, Framing, Placement, find_samples, read_image, to_images
+from .dynamic import StepSelector
 from .execution import Execution
-from .models import UNet, UNetConfig
-from .noise import NOISE_VERSION, Noise, Simplex, from_config
+from .features import Backbone, Features, stacked
+from .frame_scorer import FrameJob, FrameResult, FrameScorer, Parts
+from .models import ModelConfig, Networks, UNetConfig, build, config_of
+from .noise import NOISE_VERSION, Noise, Simplex
+from .results import Calibration, ImageResult, PredictionBatch
 from .schedule import Prediction, Schedule
-from .scoring import FrameJob, FrameResult, FrameScorer, Scoring
+from .scoring import Normalization, Scoring
 from .training import CHECKPOINT_NAME, Trainer, Training
 
-FILE_NAME = "detector.safetensors"
+Source = str | os.PathLike[str] | Tensor
 Images = Tensor | np.ndarray | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-
-
-class PredictionBatch(NamedTuple):
-    """Results for B images of one size, with anomalib's names first."""
-
-    pred_score: Tensor  # float32 [B]
-    pred_label: Tensor  # bool [B]
-    anomaly_map: Tensor  # float32 [B, 1, H, W]
-    pred_mask: Tensor  # bool [B, 1, H, W]
-    reconstruction: Tensor  # float32 [B, C, H, W] in [-1, 1]
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """The result for one image file; either `error` says why there is none, or all the rest is there."""
-
-    path: Path
-    error: str = ""
-    pred_score: float | None = None
-    pred_label: int | None = None
-    image: Tensor | None = None  # [C, H, W] in [-1, 1]
-    anomaly_map: Tensor | None = None  # [1, H, W]
-    pred_mask: Tensor | None = None  # bool [1, H, W]
-    reconstruction: Tensor | None = None  # [C, H, W]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What good images that were kept out of the training say about the maps.
-
-    scales: mean and standard deviation of the map's pixels for each noise scale; maps are reported in these units. image_threshold:
-    the conformal threshold of the image score; pixel_threshold: the same for the largest pixel, so that a good image has any pixel
-    above it only as often. high: end of the colour scale. good_images: how many there were.
-    """
-
-    scales: tuple[tuple[float, float], ...]
-    image_threshold: float
-    pixel_threshold: float
-    high: float
-    good_images: int
 
 
 class Detector:
     """Scores images by how far a denoiser that has seen only good images moves them.
 
-    model: a `UNetConfig`, or any module that maps (x_t, t) to a tensor or to an object with `.sample` (give `channels`, its number
-    of image channels, unless its config tells). execution: how it runs, alone or in batches and in which precision. Everything else has
+    model: a configuration such as `UNetConfig`, or any module that maps (x_t, t) to a tensor or to an object with `.sample` (give `channels`, its number
+    of image channels, unless its config tells). codec: where diffusion takes place, the pixels by default; the model then denoises its latents, of
+    images with `channels` channels (default 3). features: the extractor for scorings that compare features or choose T' by them; adaptation: how
+    `fit` adapts it. execution: how it runs, alone or in batches and in which precision. Everything else has
     defaults that train in minutes on a CPU.
 
     `fit` trains and calibrates, `predict` scores, `save` and `diffnoise.load` keep and restore.
@@ -82,7 +51,7 @@ class Detector:
 
     def __init__(
         self,
-        model: nn.Module | UNetConfig | None = None,
+        model: nn.Module | ModelConfig | None = None,
         noise: Noise | None = None,
         schedule: Schedule | None = None,
         *,
@@ -90,27 +59,49 @@ class Detector:
         scoring: Scoring | None = None,
         prediction: Prediction = "epsilon",
         channels: int | None = None,
+        codec: Codec | Coder | None = None,
+        features: Features | Backbone | None = None,
+        adaptation: Adaptation | None = None,
         device: str | torch.device | None = None,
         execution: Execution | None = None,
     ) -> None:
         self.device = _device(device)
         model = UNetConfig() if model is None else model
-        self.model: nn.Module = UNet(model) if isinstance(model, UNetConfig) else model
+        self.model: nn.Module = build(model) if isinstance(model, ModelConfig) else model
         # The layout decides the kernels and so the last bits: the same one before and after training, saving and loading.
         self.model.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.noise = noise or Simplex()
         self.schedule = schedule or Schedule.linear(1e-4, 1e-2)
         self.framing = framing or Framing(128)
         self.prediction = prediction
-        self.channels = channels or _image_channels(self.model)
-        self.calibration: Calibration | None = None
+        self.channels, self.codec = _codec(codec or Codec(), self.model, channels)
+        self.backbone = Backbone(features) if isinstance(features, Features) else features
+        self.adaptation = adaptation
+        self.selector: StepSelector | None = None
+        self.categories: tuple[str, ...] = ()
+        self.category: str | None = None
+        self._calibrations: dict[str | None, Calibration] = {}
         self.provenance: dict[str, Any] = {}
+        for part in (self.codec, self.backbone):
+            if isinstance(part, nn.Module):
+                part.to(self.device)
+        self._networks = Networks(self.model, self.schedule.steps)
         self._execution = execution or Execution()
         self.scoring = scoring or Scoring()
-        multiple = self.model.config.size_multiple if isinstance(self.model, UNet) else 1
-        if self.framing.size % multiple:
+        if (config := config_of(self.model)) is not None:
+            self._check(config)
+
+    def _check(self, config: ModelConfig) -> None:
+        """Whether the network fits what stands around it."""
+        size, factor = self.framing.size, self.codec.factor
+        if size % factor:
+            raise ValueError(f"The frame size must be a multiple of {factor} for this codec, but is {size}.")
+        config.check_size(size // factor, size // factor)
+        wanted = getattr(config, "feature_channels", None)
+        if wanted is not None and (self.backbone is None or sum(self.backbone.channels) != wanted):
             raise ValueError(
-                f"The frame size must be a multiple of {multiple} for this model, but is {self.framing.size}."
+                f"The model's feature head predicts {wanted} channels; give the detector features of so many in all, "
+                f"not {'none' if self.backbone is None else sum(self.backbone.channels)}."
             )
 
     @property
@@ -121,15 +112,20 @@ class Detector:
     @scoring.setter
     def scoring(self, scoring: Scoring) -> None:
         t_max = self.provenance.get("training", {}).get("t_max")
-        if t_max is not None and max(scoring.starts) > t_max:
+        if t_max is not None and max(scoring.scales) > t_max:
             raise ValueError(
-                f"This detector was trained for noise scales up to {t_max}, so starts {scoring.starts} is out of its reach."
+                f"This detector was trained for noise scales up to {t_max}, so starts {scoring.scales} is out of its reach."
             )
-        if scoring.learned_variance and isinstance(self.model, UNet) and not self.model.config.learn_variance:
+        if scoring.dynamic and self.selector and scoring.dynamic != self.selector.settings:
+            raise ValueError(
+                "The settings of dynamic belong to what was learnt from good images: fit again with these."
+            )
+        config = config_of(self.model)
+        if scoring.learned_variance and config is not None and not config.learn_variance:
             raise ValueError('The variance "learned_range" needs a model with learn_variance=True.')
         self._scorer = self._new_scorer(scoring, self._execution)
         self._scoring = scoring
-        self.calibration = None
+        self._calibrations = {}
 
     @property
     def execution(self) -> Execution:
@@ -144,14 +140,47 @@ class Detector:
         self._execution = execution
 
     def _new_scorer(self, scoring: Scoring, execution: Execution) -> FrameScorer:
-        return FrameScorer(self.model, self.noise, self.schedule, self.prediction, scoring, self.device, execution)
+        label = None if self.category is None else self.categories.index(self.category)
+        parts = Parts(self.codec, self.backbone, self.selector, label)
+        return FrameScorer(
+            self._networks, self.noise, self.schedule, self.prediction, scoring, self.device, execution, parts
+        )
+
+    def _renew_scorer(self) -> None:
+        self._scorer = self._new_scorer(self._scoring, self._execution)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What was learnt from good images, of the category at hand where there are several; None before."""
+        return self._calibrations.get(self.category)
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        self._calibrations.pop(self.category, None)
+        if calibration is not None:
+            self._calibrations[self.category] = calibration
+
+    @property
+    def guidance_weights(self) -> dict[int, float]:
+        """For every noise scale T' the share of the target in the first predicted x_0; see `Scoring.guidance_weights`."""
+        return self.scoring.guidance_weights(self.schedule)
+
+    def of(self, category: str) -> Detector:
+        """This detector for images of one of its `categories`, with the class label and the thresholds of that one; the model is shared."""
+        if category not in self.categories:
+            known = ", ".join(self.categories) or "none: it was trained on one"
+            raise ValueError(f"This detector does not know the category {category!r}; its categories are {known}.")
+        detector = copy.copy(self)
+        detector.category = category
+        detector._renew_scorer()
+        return detector
 
     @staticmethod
-    def from_config(config: Config, device: str | torch.device | None = None) -> Detector:
-        """A new detector with the configuration's model, its weights drawn from the training's seed."""
+    def from_config(config: Config, device: str | torch.device | None = None, channels: int | None = None) -> Detector:
+        """A new detector with the configuration's model, its weights drawn from the training's seed; channels: of the images, as in `Detector`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
-            model = UNet(config.model)
+            model = build(config.model)
         return Detector(
             model,
             config.noise,
@@ -159,6 +188,10 @@ class Detector:
             framing=config.framing,
             scoring=config.scoring,
             prediction=config.prediction,
+            channels=channels,
+            codec=config.codec,
+            features=config.features,
+            adaptation=config.adaptation,
             device=device,
         )
 
@@ -173,7 +206,7 @@ class Detector:
 
     def fit(
         self,
-        data: str | os.PathLike[str] | Tensor,
+        data: Source | Mapping[str, Source],
         training: Training | None = None,
         *,
         folder: str | os.PathLike[str] | None = None,
@@ -182,13 +215,14 @@ class Detector:
     ) -> Detector:
         """Train on good images, then calibrate on those kept out.
 
-        data: a category folder in MVTec layout, a plain folder of good images, a CSV manifest, or images as in `predict`. training:
+        data: a category folder in MVTec layout, a plain folder of good images, a CSV manifest, or images as in `predict`; or several of
+        these by category, for a model with num_classes, which then tells them apart (see `of`). training:
         by default 15 minutes. folder: where the checkpoint, the log and the finished detector go; `resume` continues from there.
         Raises `DataError` for unusable data, `CheckpointError` if a checkpoint does not fit, `RuntimeError` if the loss diverges.
         """
         training = training or Training(max_minutes=15)
         if training.t_max is None:
-            training = replace(training, t_max=max(self.scoring.starts))
+            training = replace(training, t_max=max(self.scoring.scales))
         folder = Path(folder) if folder is not None else None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -196,25 +230,33 @@ class Detector:
                 raise CheckpointError(
                     f"{folder} already holds a training; resume it (--resume), or train into another folder."
                 )
-        images = self._good_images(data)
-        generator = torch.Generator().manual_seed(training.seed)
-        order = torch.randperm(len(images), generator=generator).tolist()
-        kept_out = max(1, round(training.calibration_share * len(images)))
-        if len(images) - kept_out < 1:
-            raise DataError(
-                f"Training needs at least 2 good images, one of them for the threshold, but there is only {len(images)}."
+        sources: Mapping[str | None, Source] = data if isinstance(data, Mapping) else {None: data}  # type: ignore[assignment]
+        self.categories = () if None in sources else tuple(map(str, sources))
+        classes = getattr(config_of(self.model), "num_classes", None) or 0
+        if len(self.categories) > classes:
+            raise ValueError(
+                f"{len(self.categories)} categories need a model with num_classes of at least as many, not {classes}."
             )
-        learn = [images[i] for i in order[kept_out:]]
+        frames: list[Tensor] = []
+        labels: list[int] = []
+        kept_out: dict[str | None, list[Tensor]] = {}
+        for number, (category, source) in enumerate(sources.items()):
+            learn, kept_out[category] = _split(self._good_images(source), training)
+            frames += self._frames(learn)
+            labels += [number] * (len(frames) - len(labels))
         trainer = Trainer(
             self.model,
             self.noise,
             self.schedule,
             self.prediction,
             training,
-            self._frames(learn),
+            frames,
             self.framing.size,
             folder,
             self.device,
+            labels=torch.tensor(labels) if self.categories else None,
+            encode=self.codec.encode if self.codec.factor > 1 else None,
+            targets=self._feature_targets(),
         )
         if resume and trainer.checkpoint_path is not None and trainer.checkpoint_path.exists():
             trainer.resume()
@@ -225,7 +267,7 @@ class Detector:
             "training": training.to_dict(),
             "steps": trainer.step,
             "seconds": round(trainer.seconds, 1),
-            "train_images": len(learn),
+            "train_images": len(frames),
             "versions": {
                 "diffnoise": __version__,
                 "noise": NOISE_VERSION,
@@ -233,16 +275,49 @@ class Detector:
                 "python": platform.python_version(),
             },
         }
-        self.calibrate([images[i] for i in order[:kept_out]])
+        self._learn_features(frames)
+        for category, images in kept_out.items():
+            each = self if category is None else self.of(category)
+            each.calibrate(images)
+            self._calibrations[category] = each._calibrated()
         if folder is not None:
             self.save(folder)
         return self
+
+    def _feature_targets(self) -> Callable[[Tensor], Tensor] | None:
+        """What a model with a feature head learns of clean frames."""
+        if getattr(config_of(self.model), "feature_channels", None) is None:
+            return None
+        backbone = self.backbone
+        assert backbone is not None
+        return lambda frames: stacked(backbone(frames), frames.shape[-1] // 4)
+
+    def _learn_features(self, frames: Sequence[Tensor]) -> None:
+        """Adapts the extractor to the reconstructions, and keeps what the choice of T' compares with."""
+        if self.backbone is None:
+            return
+        if any(frame.shape[-1] != self.framing.size or frame.shape[-2] != self.framing.size for frame in frames):
+            frames = [part for frame in frames for part in self.framing.split(frame)[0]]
+        dynamic = self.scoring.dynamic
+        if self.adaptation is not None and self.adaptation.epochs:
+            most = dynamic.t_max if dynamic else max(self.scoring.starts)
+
+            def reconstruct(images: Tensor, share: float) -> Tensor:
+                return self._scorer.reconstructions(images, max(1, round(share * most)))
+
+            self.backbone, losses = adapt(self.backbone, frames, reconstruct, self.adaptation)
+            self.provenance["adaptation_losses"] = losses
+        if dynamic is not None:
+            with torch.inference_mode():
+                parts = (torch.stack(list(frames[i : i + 16])).to(self.device) for i in range(0, len(frames), 16))
+                embedded = [dynamic.embed(self.backbone, part).clone() for part in parts]
+            self.selector = StepSelector.fit(dynamic, embedded)
+        self._renew_scorer()
 
     def calibrate(self, good: Sequence[Tensor]) -> None:
         """Set map units and thresholds from good images [C, H, W] in [-1, 1] that the model was not trained on."""
         if len(good) == 0:
             raise DataError("Thresholds need good images, but there are none.")
-        self.calibration = None
         raw = []
         for _, placement, errors, reconstruction in self._run((None, image) for image in good):
             if not _finite(errors, reconstruction):
@@ -252,10 +327,10 @@ class Detector:
         def maps_of(chosen: slice, scales: Tensor | None = None) -> list[Tensor]:
             return [self.framing.merge(self._scorer.filtered(e[:, chosen], scales), placement) for e, placement in raw]
 
-        constants = []
-        for scale in range(len(self.scoring.starts)):
-            pixels = np.concatenate([m.numpy().ravel() for m in maps_of(slice(scale, scale + 1))]).astype(np.float64)
-            constants.append((float(pixels.mean()), max(float(pixels.std()), 1e-12)))
+        constants = [
+            _units(np.concatenate([m.numpy().ravel() for m in maps_of(slice(i, i + 1))]), self.scoring.normalization)
+            for i in range(len(self.scoring.weights))
+        ]
         maps = maps_of(slice(None), torch.tensor(constants, dtype=torch.float64))
         rate = self.scoring.false_alarm_rate
         image_threshold = threshold_from_good([self._image_score(m) for m in maps], rate)
@@ -274,18 +349,17 @@ class Detector:
                 raise ValueError(f"There are no errors: {_NOT_FINITE}")
             yield errors, placement, reconstruction
 
-    def _good_images(self, data: str | os.PathLike[str] | Tensor) -> list[Tensor]:
-        if isinstance(data, (str, os.PathLike)):
-            return [read_image(sample.path, self.channels) for sample in find_samples(data, "train")]
-        return list(_to_images(data, self.channels))
+    def _good_images(self, source: Source) -> list[Tensor]:
+        if isinstance(source, (str, os.PathLike)):
+            return [read_image(sample.path, self.channels) for sample in find_samples(source, "train")]
+        return list(to_images(source, self.channels))
 
-    def _frames(self, images: Sequence[Tensor]) -> Tensor | list[Tensor]:
-        if self.framing.mode != "tile":
-            return torch.cat([self.framing.split(image)[0] for image in images])
+    def _frames(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Frames; of images that are cut into tiles the images themselves, from which a training cuts its own."""
         frames: list[Tensor] = []
         for image in images:
-            large = min(image.shape[1:]) >= self.framing.size
-            frames += [image] if large else list(self.framing.split(image)[0])
+            whole = self.framing.mode == "tile" and min(image.shape[1:]) >= self.framing.size
+            frames += [image] if whole else list(self.framing.split(image)[0])
         return frames
 
     # Scoring
@@ -301,7 +375,7 @@ class Detector:
         if isinstance(images, (str, os.PathLike)):
             images = [images]
         if isinstance(images, (Tensor, np.ndarray)):
-            loaded = _to_images(images, self.channels)
+            loaded = to_images(images, self.channels)
         else:
             loaded = [read_image(path, self.channels) for path in images]
             if len({image.shape for image in loaded}) > 1:
@@ -313,15 +387,15 @@ class Detector:
             torch.zeros(len(loaded), 1, height, width),
             torch.zeros(len(loaded), self.channels, height, width),
         )
+        masks = torch.zeros_like(maps, dtype=torch.bool)
         results = self._run(((None, image) for image in loaded), calibration)
         for i, (_, placement, frames, reconstruction) in enumerate(results):
             maps[i], reconstructions[i] = self.framing.merge(frames, placement), reconstruction
             if not _finite(maps[i], reconstruction):
                 raise ValueError(f"Image {i}: {_NOT_FINITE}")
+            masks[i] = self._mask(maps[i])
         scores = torch.tensor([self._image_score(m) for m in maps])
-        return PredictionBatch(
-            scores, scores > calibration.image_threshold, maps, maps > calibration.pixel_threshold, reconstructions
-        )
+        return PredictionBatch(scores, scores > calibration.image_threshold, maps, masks, reconstructions)
 
     def predict_files(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[ImageResult]:
         """Score image files of any sizes, one result each in the given order; a file that fails gives a result with `error` set."""
@@ -345,9 +419,7 @@ class Detector:
                 continue
             score = self._image_score(anomaly_map)
             label = int(score > calibration.image_threshold)
-            yield ImageResult(
-                path, "", score, label, image, anomaly_map, anomaly_map > calibration.pixel_threshold, reconstruction
-            )
+            yield ImageResult(path, "", score, label, image, anomaly_map, self._mask(anomaly_map), reconstruction)
 
     def _run(
         self, images: Iterable[tuple[Any, Tensor | None]], calibration: Calibration | None = None
@@ -391,7 +463,19 @@ class Detector:
     def _image_score(self, anomaly_map: Tensor) -> float:
         return float(image_score(anomaly_map.unsqueeze(0), min(self.scoring.top_k, anomaly_map.numel())))
 
+    def _mask(self, anomaly_map: Tensor) -> Tensor:
+        mask = self.scoring.mask
+        if mask == "otsu":
+            from .metrics import otsu_threshold
+
+            return anomaly_map > otsu_threshold(anomaly_map)
+        return anomaly_map > (self._calibrated().pixel_threshold if mask == "calibrated" else mask)
+
     def _calibrated(self) -> Calibration:
+        if self.calibration is None and self.categories and self.category is None:
+            raise RuntimeError(
+                f"This detector has thresholds for each category; choose one with of(...) or --category: {', '.join(self.categories)}."
+            )
         if self.calibration is None:
             raise RuntimeError(
                 "The detector has no thresholds yet: call fit, or calibrate with good images after changing the scoring."
@@ -402,72 +486,33 @@ class Detector:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `detector.safetensors` into the folder, atomically: weights, settings and calibration in one file, no code."""
-        path = Path(folder) / FILE_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        meta = {
-            "model": self.model.config.to_dict() if isinstance(self.model, UNet) else None,
-            "channels": self.channels,
-            "noise": self.noise.to_config(),
-            "prediction": self.prediction,
-            "framing": asdict(self.framing),
-            "scoring": asdict(self.scoring),
-            "calibration": asdict(self.calibration) if self.calibration else None,
-            "provenance": self.provenance,
-        }
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        save_checkpoint(path, "detector", tensors | {"betas": self.schedule.betas}, meta)
-        return path
+        from .saved import save
+
+        return save(self, folder)
 
 
 _NOT_FINITE = "the model's output is not finite, so there is no score; train again with a lower learning rate or use another checkpoint."
 
 
-def load(
-    path: str | os.PathLike[str],
-    model: nn.Module | None = None,
-    device: str | torch.device | None = None,
-    *,
-    execution: Execution | None = None,
-    any_noise_version: bool = False,
-) -> Detector:
-    """The detector that `Detector.save` wrote into a folder (or file).
+def _units(pixels: np.ndarray, normalization: Normalization) -> tuple[float, float]:
+    """Offset and unit of one kind of error from its pixels on good images."""
+    if normalization == "none":
+        return 0.0, 1.0
+    pixels = pixels.astype(np.float64)
+    offset = pixels.mean() if normalization == "deviation" else pixels.min()
+    unit = pixels.std() if normalization == "deviation" else np.ptp(pixels)
+    return float(offset), max(float(unit), 1e-12)
 
-    model: the module itself, if the detector was made with one of your own. execution: how it runs. any_noise_version: take a detector of another noise
-    version, too, but without its thresholds, which hold for that noise: `calibrate` it before it scores. Raises `CheckpointError` if
-    the file is missing, broken, of another version or shape.
-    """
-    path, device = Path(path), _device(device)
-    path = path / FILE_NAME if path.is_dir() else path
-    tensors, meta = load_checkpoint(path, "detector", any_noise_version)
-    try:
-        if model is None and meta["model"] is None:
-            raise CheckpointError(f"{path} was made with a model of your own; pass it as model=.")
-        detector = Detector(
-            model if model is not None else UNetConfig(**meta["model"]),
-            from_config(meta["noise"]),
-            Schedule(tensors.pop("betas")),
-            framing=Framing(**meta["framing"]),
-            scoring=Scoring(**meta["scoring"]),
-            prediction=meta["prediction"],
-            channels=meta["channels"],
-            device=device,
-            execution=execution,
+
+def _split(images: list[Tensor], training: Training) -> tuple[list[Tensor], list[Tensor]]:
+    """Images to learn from, and those kept out for the thresholds."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(training.seed)).tolist()
+    kept_out = max(1, round(training.calibration_share * len(images)))
+    if len(images) - kept_out < 1:
+        raise DataError(
+            f"Training needs at least 2 good images, one of them for the threshold, but there is only {len(images)}."
         )
-        detector.model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items()})
-        if meta["calibration"] is not None and meta.get("noise_version") == NOISE_VERSION:
-            calibration = Calibration(**meta["calibration"])
-            detector.calibration = replace(
-                calibration, scales=tuple((float(m), float(d)) for m, d in calibration.scales)
-            )
-        detector.provenance = meta["provenance"]
-    except CheckpointError:
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise CheckpointError(
-            f"{path} does not fit this diffnoise or this model ({reason}); restore the right file or train again."
-        ) from None
-    return detector
+    return [images[i] for i in order[kept_out:]], [images[i] for i in order[:kept_out]]
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -477,43 +522,28 @@ def _device(device: str | torch.device | None) -> torch.device:
     return device
 
 
-def _image_channels(model: nn.Module) -> int:
+def _codec(codec: Codec | Coder, model: nn.Module, channels: int | None) -> tuple[int, Coder]:
+    """The number of image channels, and the codec whose latents the model denoises."""
+    denoised = _denoised_channels(model)
+    if isinstance(codec, Codec):
+        channels = channels or (denoised if codec.kind == "pixels" else 3)
+        if channels is None:
+            raise ValueError("The model does not tell its number of image channels; pass it as channels=.")
+        codec = codec.build(channels)
+    if denoised not in (None, codec.channels):
+        raise ValueError(f"The model takes {denoised} channels, but the codec gives {codec.channels}.")
+    return channels or 3, codec
+
+
+def _denoised_channels(model: nn.Module) -> int | None:
     config = getattr(model, "config", None)
     for name in ("image_channels", "in_channels"):
         value = getattr(config, name, None)
         if isinstance(value, int):
             return value
-    raise ValueError("The model does not tell its number of image channels; pass it as channels=.")
+    return None
 
 
 def _finite(*tensors: Tensor) -> bool:
     """Clipping hides an infinite output from a KL map, but not from the reconstruction."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
-
-
-def _to_images(images: Tensor | np.ndarray, channels: int) -> Tensor:
-    """float32 [B, C, H, W] in [-1, 1] from an image tensor or array of any accepted form."""
-    if isinstance(images, np.ndarray):
-        array = images[..., None] if images.ndim == 2 else images
-        if array.ndim not in (3, 4):
-            raise DataError(f"An array must have shape [H, W], [H, W, C] or [B, H, W, C], not {list(images.shape)}.")
-        images = torch.from_numpy(np.moveaxis(array, -1, -3).copy())
-    images = images.unsqueeze(0) if images.ndim == 3 else images
-    if images.ndim != 4 or images.shape[1] != channels:
-        raise DataError(
-            f"Images must have shape [B, {channels}, H, W] or [{channels}, H, W], not {list(images.shape)}."
-        )
-    if images.dtype in (torch.uint8, torch.uint16):
-        return (
-            images.float() / torch.iinfo(images.dtype).max * 2 - 1
-        )  # the same operations as for files and floats: the same bits
-    if not images.dtype.is_floating_point:
-        raise DataError(f"Images must be uint8, uint16 or floating, not {images.dtype}.")
-    if images.numel() and not bool(torch.isfinite(images).all()):
-        raise DataError("An image holds NaN or infinity; mend or leave it out.")
-    if images.numel() and (float(images.min()) < 0 or float(images.max()) > 1):
-        raise DataError(
-            "Floating images must lie in [0, 1]; divide by their largest possible value first. What read_image returns lies in [-1, 1]: "
-            "give the file's path instead, or (image + 1) / 2."
-        )
-    return images.float() * 2 - 1

@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from .data import DataError, Sample, read_mask
-from .detector import Calibration, Detector, ImageResult
+from .detector import Detector
 from .metrics import evaluate
 from .noise import NOISE_VERSION
 from .report import Row, overlay, write_report
+from .results import Calibration, ImageResult
 
 COLUMNS = (
     "image_path",
@@ -157,16 +158,20 @@ class RunWriter:
         self._file.flush()
 
     def _write_report(self, metrics: dict[str, float | None]) -> None:
-        detector = self._detector
+        detector, dynamic = self._detector, self._detector.scoring.dynamic is not None
         settings = {
             "noise": f"{_describe(detector.noise.to_config())}, noise version {NOISE_VERSION}",
             "frames": f"{detector.framing.mode}, {detector.framing.size} pixels",
-            "noise scales": ", ".join(map(str, detector.scoring.starts)),
+            "noise scales": ", ".join(map(str, detector.scoring.scales))
+            + (" (chosen for each frame)" if dynamic else ""),
             "reverse steps": f"{detector.scoring.steps} ({detector.scoring.sampler}, eta {detector.scoring.eta:g})",
             "map": f"{detector.scoring.map}, {detector.scoring.samples} sample(s)",
             "threshold": f"{self._calibration.image_threshold:.4g} from {self._calibration.good_images} good images, "
             f"false-alarm rate {detector.scoring.false_alarm_rate:g}",
         }
+        if detector.scoring.guidance:
+            weights = (f"{weight:.3g} at {start}" for start, weight in detector.guidance_weights.items())
+            settings["share of the target in x_0"] = ", ".join(weights)
         write_report(
             self.folder / "report.html",
             self._rows,

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from . import telemetry
 from .data import DataError
-from .detector import Detector, PredictionBatch
+from .detector import Detector
+from .results import PredictionBatch
 from .scoring import Scoring
 
 WINDOW = 1000  # images that the percentiles are over
@@ -59,7 +60,7 @@ def lighter(scoring: Scoring) -> list[Scoring]:
             scoring = replace(scoring, steps=_steps(scoring) // 2)
         elif scoring.samples > 1:
             scoring = replace(scoring, samples=scoring.samples // 2)
-        elif len(scoring.starts) > 1:
+        elif len(scoring.starts) > 1 and scoring.target == "image" and scoring.dynamic is None:
             scoring = replace(scoring, starts=scoring.starts[::2])
         else:
             return found
@@ -164,7 +165,7 @@ class RealtimeScorer:
         p50, p95, p99 = (float(p) for p in np.percentile(latencies, (50, 95, 99))) if kept else (None,) * 3
         levels = [
             {
-                "starts": list(detector.scoring.starts),
+                "starts": list(detector.scoring.scales),
                 "steps": _steps(detector.scoring),
                 "samples": detector.scoring.samples,
                 "calls": _calls(detector.scoring),
@@ -249,8 +250,9 @@ def _refuse_uncalibrated(detector: Detector) -> None:
 
 
 def _steps(scoring: Scoring) -> int:
-    return 1 if scoring.map == "kl" else min(scoring.steps, max(scoring.starts))
+    return scoring.model_calls(max(scoring.scales))
 
 
 def _calls(scoring: Scoring) -> int:
-    return scoring.samples * sum(min(_steps(scoring), start) for start in scoring.starts)
+    starts = scoring.starts if scoring.dynamic is None else scoring.scales[-1:]
+    return scoring.samples * sum(map(scoring.model_calls, starts))

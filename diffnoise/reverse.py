@@ -44,7 +44,7 @@ def reverse_process(
     batch = x_t.shape[0]
     for index in timesteps:
         t = torch.full((batch,), index, dtype=torch.int64, device=x_t.device)
-        prediction, variance = denoise(model, x_t, t, learned_variance)
+        prediction, variance, _ = denoise(model, x_t, t, learned_variance)
         with record_function("diffnoise.step"):
             # In the layout of the model's output the step copies none of them.
             form = layout(prediction)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from . import ops
+from .batches import Frames, check_labels, digest, random_crops, step_indices, with_null_class
 from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
 from .data import Augment
 from .forward import add_noise
-from .models import UNet, denoise
+from .models import Denoised, config_of, denoise
 from .noise import Noise
+from .objectives import Objective, feature_error, terms_of
 from .schedule import Prediction, Schedule
 
-Loss = Literal["l2", "l1"]
+RateSchedule = Literal["cosine", "linear", "step", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
 CHECKPOINT_NAME = "checkpoint.safetensors"
 LOG_STEPS = 20
@@ -38,11 +39,12 @@ class Training:
     """How a denoiser is trained.
 
     max_steps, max_minutes: whichever comes first ends the training; at least one must be given. t_max: steps t are drawn below it; None
-    takes the largest noise scale of the scoring, above which partial diffusion never goes. loss: "l2" or "l1" on the prediction; a model with
-    learned variance adds `vlb_weight` times the variational bound in bits per dimension. The learning rate warms up over
-    `warmup` steps and falls to zero along a cosine. precision: "auto" takes bfloat16 where the device has it in hardware.
-    calibration_share: share of the good images that is kept out of the training for thresholds and scales. save_seconds: a checkpoint is
-    written this often.
+    takes the largest noise scale of the scoring, above which partial diffusion never goes. loss: a sum of terms such as "l2", "l1+vlb" or
+    "l2+vlb+ms_ssim", see `Objective`; vlb_weight: factor of the bound in bits per dimension. The learning rate warms up over `warmup` steps; from its
+    start it falls to zero along a cosine or a line, or, after the share `decay_at` of the training, to a tenth in one step, or is constant.
+    label_dropout: probability that a frame's class is withheld, where there are classes. precision: "auto" takes bfloat16 where the device has it
+    in hardware. calibration_share: share of the good images that is kept out of the training for thresholds and scales. save_seconds: a checkpoint
+    is written this often.
     """
 
     max_steps: int | None = None
@@ -51,10 +53,14 @@ class Training:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup: int = 100
+    learning_rate_schedule: RateSchedule = "cosine"
+    decay_at: float = 0.75
     gradient_clip: float = 1.0
     ema_decay: float = 0.9999
-    loss: Loss = "l2"
-    vlb_weight: float = 1e-3
+    loss: str = "l2"
+    # 1e-3 on the bound's sum over 1000 steps (Nichol and Dhariwal 2021) is 1 on one step of it, which all the others write.
+    vlb_weight: float = 1.0
+    label_dropout: float = 0.1
     t_max: int | None = None
     augment: Augment = Augment()
     precision: Precision = "auto"
@@ -79,12 +85,13 @@ class Training:
         for name in ("weight_decay", "warmup", "vlb_weight", "save_seconds"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
-        if not 0 <= self.ema_decay <= 1:
-            raise ValueError(f"ema_decay must lie between 0 and 1, not {self.ema_decay}.")
-        if self.loss not in get_args(Loss):
-            raise ValueError(f'loss must be "l2" or "l1", not {self.loss!r}.')
-        if self.precision not in get_args(Precision):
-            raise ValueError(f'precision must be "auto", "fp32" or "bf16", not {self.precision!r}.')
+        for name in ("ema_decay", "decay_at", "label_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}.")
+        terms_of(self.loss)
+        for name, choices in (("learning_rate_schedule", RateSchedule), ("precision", Precision)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {getattr(self, name)!r}.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in 0..2**32 - 1, not {self.seed}.")
         if not 0 < self.calibration_share < 1:
@@ -105,7 +112,10 @@ class Trainer:
     """Trains `model` in place on good frames and keeps an exponential moving average of its weights.
 
     frames: float32 [N, C, S, S] in [-1, 1], or a list of larger images [C, H, W], H and W at least S, from which a random S x S crop is
-    taken each time. folder: where `checkpoint.safetensors` and `train.csv` go.
+    taken each time. folder: where `checkpoint.safetensors` and `train.csv` go. labels: int64 [N], the class of each frame, for a model with
+    num_classes; without them it learns the null class. encode: maps the augmented frames [B, C, S, S] to the latents [B, c, s, s] that the
+    model is trained on. targets: maps them to the features [B, F, h, w] that the model's feature head is taught, by their mean squared difference,
+    added to the loss. Neither gets a gradient.
     """
 
     def __init__(
@@ -115,23 +125,35 @@ class Trainer:
         schedule: Schedule,
         prediction: Prediction,
         training: Training,
-        frames: Tensor | Sequence[Tensor],
+        frames: Frames,
         size: int,
         folder: Path | None,
         device: torch.device,
+        *,
+        labels: Tensor | None = None,
+        encode: Callable[[Tensor], Tensor] | None = None,
+        targets: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.training, self.noise, self.schedule, self.prediction = training, noise, schedule, prediction
         self._frames, self._size, self._folder, self._device = frames, size, folder, device
+        self._encode, self._targets = encode, targets
         self._t_max = min(training.t_max or schedule.steps, schedule.steps)
-        self._table = schedule.ddpm_table("learned_range", prediction).to(device)
+        self._objective = Objective(
+            training.loss, schedule, prediction, training.vlb_weight, pixels=encode is None, device=device
+        )
         self._optimizer = torch.optim.AdamW(
             model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
         )
         self.ema = AveragedModel(model, multi_avg_fn=_warming_average(training.ema_decay))
         use_bf16 = training.precision == "bf16" or (training.precision == "auto" and has_bf16(device))
         self._precision = torch.autocast(device.type, torch.bfloat16) if use_bf16 else nullcontext()
-        self._learned_variance = isinstance(model, UNet) and model.config.learn_variance
+        config = getattr(model, "config", None)
+        self._learned_variance: bool = getattr(config, "learn_variance", False)
+        self._labels = labels
+        if labels is not None:
+            self._null_class = getattr(config, "num_classes", None)
+            check_labels(labels, len(frames), self._null_class)
         self.step, self.seconds = 0, 0.0
 
     @property
@@ -188,27 +210,37 @@ class Trainer:
         return max(by_steps, by_time)
 
     def _learning_rate(self) -> float:
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
-        return self.training.learning_rate * cosine * min(1.0, (self.step + 1) / max(1, self.training.warmup))
+        training, progress = self.training, min(1.0, self.progress)
+        decay = {
+            "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+            "linear": 1 - progress,
+            "step": 1.0 if progress < training.decay_at else 0.1,
+            "constant": 1.0,
+        }[training.learning_rate_schedule]
+        return training.learning_rate * decay * min(1.0, (self.step + 1) / max(1, training.warmup))
 
     def _one_step(self) -> tuple[float, float, float]:
         training = self.training
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + self.step)
         torch.manual_seed(generator.initial_seed())  # for dropout
-        x_0 = training.augment(self._batch(generator), generator).to(self._device)
+        index = step_indices(len(self._frames), training.batch_size, training.seed, self.step)
+        images = random_crops(self._frames, index, self._size, generator)
+        images = training.augment(images, generator).to(self._device)
+        with torch.no_grad():
+            x_0 = images if self._encode is None else self._encode(images).float()
         t = torch.randint(0, self._t_max, (len(x_0),), generator=generator).to(self._device)
         seeds = torch.randint(-(2**62), 2**62, (len(x_0),), generator=generator).to(self._device)
+        class_labels = None
+        if self._labels is not None:
+            labels = with_null_class(self._labels[index], self._null_class, training.label_dropout, generator)
+            class_labels = labels.to(self._device)
         eps = self.noise(x_0.shape, t=t, seeds=seeds)
         x_t = add_noise(x_0, eps, t, self.schedule)
         with self._precision:
             x_t = x_t.contiguous(memory_format=torch.channels_last)
-            prediction, variance = denoise(self.model, x_t, t, self._learned_variance)
-        prediction = prediction.float()
-        difference = prediction - self._target(x_0, eps, t)
-        loss = difference.square().mean() if training.loss == "l2" else difference.abs().mean()
-        if variance is not None:
-            bound = ops.kl_map.reference(x_0, x_t, prediction.detach(), t, self._table, variance.float(), clip=1.0)
-            loss = loss + training.vlb_weight * bound.mean() / math.log(2)
+            denoised = denoise(self.model, x_t, t, self._learned_variance, class_labels)
+        denoised = Denoised(*(value if value is None else value.float() for value in denoised))
+        loss = self._objective(denoised, x_0, x_t, eps, t) + self._feature_error(denoised.features, images)
         rate = self._learning_rate()
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -224,22 +256,18 @@ class Trainer:
         self.ema.update_parameters(self.model)
         return loss.item(), float(gradient_norm), rate
 
-    def _target(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        if self.prediction == "epsilon":
-            return eps
-        if self.prediction == "sample":
-            return x_0
-        alpha_bar = self.schedule.alpha_bars.to(t.device)[t].float().view(-1, 1, 1, 1)
-        return alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x_0
-
-    def _batch(self, generator: torch.Generator) -> Tensor:
-        """Frames of this step: every epoch visits all frames once, in an order of its own."""
-        count, batch = len(self._frames), self.training.batch_size
-        index = []
-        for position in range(self.step * batch, (self.step + 1) * batch):
-            epoch, place = divmod(position, count)
-            index.append(int(_epoch_order(self.training.seed, epoch, count)[place]))
-        return torch.stack([_random_crop(self._frames[i], self._size, generator) for i in index])
+    def _feature_error(self, features: Tensor | None, images: Tensor) -> Tensor | float:
+        if features is None and self._targets is None:
+            return 0.0
+        if features is None:
+            raise ValueError("targets are for a model with a feature head, which this one lacks; leave targets out.")
+        if self._targets is None:
+            raise ValueError(
+                "This model has a feature head; give targets, the features of clean images that it is taught."
+            )
+        with torch.no_grad():
+            target = self._targets(images).float()
+        return feature_error(features, target)
 
     def save(self) -> None:
         """Write the whole state of the training, atomically."""
@@ -300,8 +328,11 @@ class Trainer:
             "schedule": hashlib.sha256(self.schedule.betas.numpy().tobytes()).hexdigest(),
             "prediction": self.prediction,
             "frame size": self._size,
-            "images": _digest(self._frames),
-            "model": self.model.config.to_dict() if isinstance(self.model, UNet) else None,
+            "images": digest(self._frames),
+            "model": None if (config := config_of(self.model)) is None else config.to_dict(),
+            "labels": None if self._labels is None else digest(self._labels),
+            "latents": self._encode is not None,
+            "features": self._targets is not None,
         }
 
     @property
@@ -325,22 +356,6 @@ class Trainer:
                     f"{self.seconds:.2f}",
                 ]
             )
-
-
-def _digest(frames: Tensor | Sequence[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for frame in frames:
-        digest.update(frame.contiguous().numpy())
-    return digest.hexdigest()
-
-
-def _epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) ^ 0x5EED))
-
-
-def _random_crop(image: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    y, x = (int(torch.randint(0, length - size + 1, (1,), generator=generator)) for length in image.shape[1:])
-    return image[:, y : y + size, x : x + size]
 
 
 def _warming_average(decay: float) -> Any:

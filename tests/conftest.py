@@ -13,6 +13,25 @@ from PIL import Image
 
 import diffnoise as dn
 
+
+def _torchvision_beside_any_torch() -> None:
+    """timm imports torchvision, whose wheel from PyPI refuses to load beside another build of torch than its own.
+
+    What it misses then are the schemas of two operators that nothing here calls.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        pass
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            if not hasattr(torch.ops.torchvision, name):
+                torch.library.define(
+                    f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                )
+
+
+_torchvision_beside_any_torch()
 TINY = dn.UNetConfig(channels=8, channel_mult=(1, 2), norm_groups=4, patch_size=2, head_channels=8)
 
 

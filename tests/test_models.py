@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffnoise.models import UNet, UNetConfig, denoise, prepare
+from diffnoise.models import UNet, UNetConfig, config_from_dict, denoise, prepare
 from diffnoise.models.blocks import Attention, ResidualBlock, Upsample, timestep_embedding
 
 
@@ -499,7 +499,7 @@ def test_a_prepared_unet_knows_so_many_timesteps():
         assert deviation(prepared(x_t, torch.tensor([19])), model(x_t, torch.tensor([19]))) < 1e-5
     with pytest.raises((RuntimeError, IndexError)):
         prepared(x_t, torch.tensor([20]))
-    with pytest.raises(ValueError, match="multiples of 8"):
+    with pytest.raises(ValueError, match="each a multiple of 8"):
         prepared(image(1, 1, 12, 16), torch.tensor([3]))
 
 
@@ -508,7 +508,7 @@ def test_a_prepared_unet_knows_so_many_timesteps():
 
 def test_a_configuration_survives_json():
     config = UNetConfig(3, 16, (1, 2), 2, (1,), 8, 4, 0.1, 2, True)
-    assert UNetConfig(**json.loads(json.dumps(config.to_dict()))) == config
+    assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert config.size_multiple == 4 and SMALL.size_multiple == 8
 
 
@@ -533,7 +533,7 @@ REFUSED = [
     ),
     (lambda: UNet(SMALL)(X[0], ONE), r"images of shape \[B, 1, H, W\], not \[1, 16, 16\]"),
     (lambda: UNet(SMALL)(X.expand(1, 3, 16, 16), ONE), r"images of shape \[B, 1, H, W\], not \[1, 3, 16, 16\]"),
-    (lambda: UNet(SMALL)(X[..., :12], ONE), "heights and widths that are multiples of 8, not 16 x 12"),
+    (lambda: UNet(SMALL)(X[..., :12], ONE), "height and width are each a multiple of 8, not 16 x 12"),
     (
         lambda: denoise(lambda x_t, t: x_t[..., :8], X, ONE),
         r"returned shape \[1, 1, 16, 8\] for an input of shape \[1, 1, 16, 16\]",
@@ -571,16 +571,16 @@ def test_denoise_takes_tensors_and_samples_of_one_or_two_outputs(wrap):
         seen.extend([x, at])
         return wrap(2 * x)
 
-    prediction, variance = denoise(model, x_t, t)
-    assert torch.equal(prediction, 2 * x_t) and variance is None
+    prediction, variance, features = denoise(model, x_t, t)
+    assert torch.equal(prediction, 2 * x_t) and variance is None and features is None
     assert seen[0] is x_t and seen[1] is t
 
     def both(x: Tensor, at: Tensor) -> Any:
         return wrap(torch.cat([2 * x, -x], 1))
 
-    prediction, variance = denoise(both, x_t, t, learned_variance=True)
+    prediction, variance, features = denoise(both, x_t, t, learned_variance=True)
     assert torch.equal(prediction, 2 * x_t) and torch.equal(variance, -x_t)
-    prediction, variance = denoise(both, x_t, t)
+    prediction, variance, features = denoise(both, x_t, t)
     assert torch.equal(prediction, 2 * x_t) and variance is None
 
 
@@ -588,5 +588,5 @@ def test_denoise_takes_the_unet():
     config = small(learn_variance=True)
     model, x_t, t = awake(config), image(2, 1, 8, 8), torch.tensor([7, 8])
     with torch.inference_mode():
-        prediction, variance = denoise(model, x_t, t, learned_variance=True)
+        prediction, variance, features = denoise(model, x_t, t, learned_variance=True)
         assert torch.equal(torch.cat([prediction, variance], 1), model(x_t, t))

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from conftest import TINY, build_category, python_environment, texture
 from torch import Tensor, nn
 
 import diffnoise as dn
+from diffnoise.batches import random_crops, step_indices, with_null_class
 from diffnoise.checkpoint import load_checkpoint
+from diffnoise.models import Output
 from diffnoise.training import LOG_COLUMNS, Trainer
 
 SCHEDULE = dn.Schedule.linear(1e-4, 1e-2, 1000)
@@ -36,6 +40,9 @@ def make_trainer(folder: Path | None = None, **changes: object) -> Trainer:
         "prediction": "epsilon",
         "frames": frames(),
         "size": 16,
+        "labels": None,
+        "encode": None,
+        "targets": None,
     }
     own |= {name: changes.pop(name) for name in list(changes) if name in own}
     own["model"] = own["model"] or dn.UNet(TINY)
@@ -109,19 +116,24 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
     assert clipped
 
 
-def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
-    trainer = make_trainer(max_steps=40, warmup=10, learning_rate=2e-3)
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "step", "constant"])
+def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule: str) -> None:
+    trainer = make_trainer(
+        max_steps=40, warmup=10, learning_rate=2e-3, learning_rate_schedule=schedule, decay_at=0.6, model=Zeros()
+    )
     rates = [rate for _, _, rate in steps(trainer, 40)]
-    expected = [2e-3 * min(1, (k + 1) / 10) * (1 + math.cos(math.pi * k / 40)) / 2 for k in range(40)]
-    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    share = np.arange(40) / 40
+    factor = {
+        "cosine": (1 + np.cos(np.pi * share)) / 2,
+        "linear": 1 - share,
+        "step": np.r_[np.ones(24), np.full(16, 0.1)],
+        "constant": np.ones(40),
+    }[schedule]
+    np.testing.assert_allclose(rates, 2e-3 * np.minimum(1, np.arange(1, 41) / 10) * factor, rtol=1e-12)
 
 
 def test_every_epoch_visits_every_frame_once_in_its_own_order() -> None:
-    numbered = torch.arange(7.0).view(7, 1, 1, 1).expand(7, 1, 16, 16)
-    trainer = make_trainer(frames=numbered, batch_size=3)
-    seen = []
-    for trainer.step in range(7):
-        seen += trainer._batch(torch.Generator().manual_seed(0))[:, 0, 0, 0].int().tolist()
+    seen = [i for step in range(7) for i in step_indices(7, 3, seed=0, step=step)]
     epochs = [seen[i : i + 7] for i in (0, 7, 14)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(7))] * 3
     assert len(set(map(tuple, epochs))) == 3
@@ -142,10 +154,9 @@ class Zeros(nn.Module):
 def one_batch(trainer: Trainer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x_0, eps, x_t and t in float64, of the step that was just done by a trainer with `Zeros`."""
     x_t, t = trainer.model.asked[-1]
-    step, trainer.step = trainer.step, 0
     generator = torch.Generator().manual_seed(trainer.training.seed * 1_000_003)
-    x_0 = trainer._batch(generator).double()
-    trainer.step = step
+    index = step_indices(12, trainer.training.batch_size, trainer.training.seed, step=0)
+    x_0 = random_crops(frames(), index, 16, generator).double()
     ab = SCHEDULE.alpha_bars[t].view(-1, 1, 1, 1)
     return x_0, (x_t.double() - ab.sqrt() * x_0) / (1 - ab).sqrt(), x_t.double(), t
 
@@ -184,6 +195,156 @@ def test_the_loss_of_a_learned_variance_adds_the_bound_in_bits() -> None:
     assert value == pytest.approx(float((eps**2).mean() + 0.5 * kl.mean() / math.log(2)), rel=1e-4)
     variance_weights = model.conv_out.weight.grad.unflatten(0, (2, -1))[1]
     assert bool(variance_weights.any())
+
+
+class KnownMean(nn.Module):
+    """Answers x_0 = 0 with an error that is known, and for each t a variance to learn."""
+
+    config = SimpleNamespace(learn_variance=True)
+
+    def __init__(self, steps: int, error: float) -> None:
+        super().__init__()
+        self.v, self.error = nn.Parameter(torch.zeros(steps)), error
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        answer = torch.full_like(x_t, self.error)
+        return torch.cat([answer, self.v[t].view(-1, 1, 1, 1).expand_as(x_t)], 1)
+
+
+@pytest.mark.parametrize("loss", ["l2", "l1+vlb"])
+@pytest.mark.parametrize("error", [0.0, 0.1])
+def test_a_learned_variance_finds_that_of_the_posterior_and_of_the_error(error: float, loss: str) -> None:
+    schedule = dn.Schedule.linear(0.02, 0.2, 3)
+    trainer = make_trainer(
+        model=KnownMean(3, error),
+        schedule=schedule,
+        prediction="sample",
+        loss=loss,
+        frames=torch.zeros(4, 1, 16, 16),
+        max_steps=300,
+        learning_rate=0.05,
+        weight_decay=0.0,
+    )
+    steps(trainer, 300)
+    betas, alpha_bars = schedule.betas[1:], schedule.alpha_bars
+    small = betas * (1 - alpha_bars[:-1]) / (1 - alpha_bars[1:])
+    best = small + (alpha_bars[:-1].sqrt() * betas / (1 - alpha_bars[1:]) * error).square()
+    expected = 2 * (best / small).log() / (betas / small).log() - 1
+    assert error > 0 or expected.tolist() == [-1, -1]
+    np.testing.assert_allclose(trainer.model.v.detach()[1:], expected, atol=0.02)
+
+
+class WithFeatures(nn.Module):
+    """A denoiser with a feature head on a grid of half the size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sample, self.features = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 3, 2, 2)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Output:
+        return Output(self.sample(x_t), self.features(x_t))
+
+
+def test_a_feature_head_is_taught_the_features_of_the_clean_images() -> None:
+    seen = []
+
+    def targets(images: Tensor) -> Tensor:
+        seen.append(images.clone())
+        return torch.cat([images, images.square(), -images], 1)
+
+    model = WithFeatures()
+    asked = []
+    model.register_forward_hook(lambda _, inputs, output: asked.append((*inputs, output)))
+    trainer = make_trainer(
+        model=model, targets=targets, augment=dn.Augment(vflip=True), max_steps=200, learning_rate=0.01
+    )
+    losses = [loss for loss, _, _ in steps(trainer, 200)]
+    x_0, (x_t, t, output) = seen[0].double(), asked[0]
+    assert float(x_0.abs().max()) <= 1 and x_0.shape == (4, 1, 16, 16)
+    ab = SCHEDULE.alpha_bars[t].view(-1, 1, 1, 1)
+    eps = (x_t.double() - ab.sqrt() * x_0) / (1 - ab).sqrt()
+    halved = torch.cat([x_0, x_0.square(), -x_0], 1).unflatten(2, (8, 2)).unflatten(4, (8, 2)).mean((3, 5))
+    expected = (output.sample - eps).square().mean() + (output.features - halved).square().mean()
+    assert losses[0] == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
+
+
+def test_a_feature_head_and_its_targets_need_each_other() -> None:
+    with pytest.raises(ValueError, match="feature head; give targets"):
+        steps(make_trainer(model=WithFeatures()), 1)
+    with pytest.raises(ValueError, match="feature head, which this one lacks"):
+        steps(make_trainer(targets=lambda images: images), 1)
+
+
+def test_a_model_is_trained_on_the_latents_of_the_augmented_images() -> None:
+    codec = nn.Conv2d(1, 3, 4, 4)
+    seen = []
+
+    def encode(images: Tensor) -> Tensor:
+        seen.append(images)
+        return codec(images)
+
+    model = Zeros()
+    trainer = make_trainer(model=model, encode=encode, prediction="sample", augment=dn.Augment(vflip=True))
+    value = steps(trainer, 1)[0][0]
+    assert model.asked[0][0].shape == (4, 3, 4, 4) and seen[0].shape == (4, 1, 16, 16)
+    assert value == pytest.approx(float(codec(seen[0]).square().mean().detach()), rel=1e-5)
+    assert all(parameter.grad is None for parameter in codec.parameters())
+
+
+class Labelled(Zeros):
+    """Keeps the labels, too; the mean brightness of its answer depends on them."""
+
+    config = SimpleNamespace(num_classes=3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.labels = nn.Embedding(4, 1), []
+
+    def forward(self, x_t: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        self.labels.append(class_labels)
+        return super().forward(x_t, t) + self.embedding(class_labels).view(-1, 1, 1, 1)
+
+
+def test_frames_keep_their_labels_but_for_those_withheld() -> None:
+    bright = torch.linspace(-1, 1, 9).view(9, 1, 1, 1).expand(9, 1, 16, 16)
+    labels = torch.tensor([0, 1, 2] * 3)
+    trainer = make_trainer(
+        model=Labelled(), frames=bright, labels=labels, label_dropout=0.3, batch_size=9, max_steps=99
+    )
+    withheld = []
+    for step in range(40):
+        steps(trainer, 1)
+        expected = labels[step_indices(9, 9, 0, step)]
+        given = trainer.model.labels[-1]
+        withheld += (given == 3).tolist()
+        assert given.dtype == torch.int64 and bool(((given == expected) | (given == 3)).all())
+    assert 0.22 < np.mean(withheld) < 0.38  # 360 draws have a deviation of 0.024
+
+
+def test_labels_are_withheld_never_or_always() -> None:
+    labels, generator = torch.arange(3).repeat(100), torch.Generator().manual_seed(0)
+    assert torch.equal(with_null_class(labels, 3, 0.0, generator), labels)
+    assert with_null_class(labels, 3, 1.0, generator).unique().tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (torch.zeros(11, dtype=torch.int64), r"int64 \[12\].*\[11\]"),
+        (torch.zeros(12), "int64.*float32"),
+        (torch.arange(12), r"0\.\.2 .*from 0 to 11"),
+        (torch.arange(12) - 10, "from -10 to 1"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: Tensor, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make_trainer(model=Labelled(), labels=labels)
+
+
+def test_labels_need_a_model_with_classes() -> None:
+    with pytest.raises(ValueError, match="num_classes"):
+        make_trainer(labels=torch.zeros(12, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("t_max", [None, 7, 5000])
@@ -253,10 +414,10 @@ def test_images_of_different_sizes_give_crops_from_everywhere() -> None:
         torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")).float()
         for h, w in ((16, 16), (20, 40))
     ]
-    trainer = make_trainer(model=Zeros(), frames=coordinates, batch_size=8)
     corners = set()
-    for trainer.step in range(60):
-        for crop in trainer._batch(torch.Generator().manual_seed(trainer.step)):
+    for step in range(60):
+        generator = torch.Generator().manual_seed(step)
+        for crop in random_crops(coordinates, step_indices(2, 8, 0, step), 16, generator):
             y, x = map(int, crop[:, 0, 0])
             assert torch.equal(crop, coordinates[1][:, y : y + 16, x : x + 16])
             corners.add((y, x))
@@ -292,19 +453,29 @@ def test_dropout_is_a_function_of_seed_and_step_and_leaves_the_callers_generator
     assert_identical(*states)
 
 
-def test_stopped_and_resumed_is_bit_for_bit_uninterrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("classes", [False, True])
+def test_stopped_and_resumed_is_bit_for_bit_uninterrupted(tmp_path: Path, classes: bool) -> None:
+    config = TINY
     settings = {
         "augment": dn.Augment(hflip=True, shift=0.1),
         "frames": [f.expand(1, 16, 16) for f in frames(5)],
         "max_steps": 10,
     }
-    whole = make_trainer(**settings)
+    if classes:
+        config = replace(TINY, num_classes=2, learn_variance=True)
+        settings |= {"labels": torch.tensor([0, 1, 1, 0, 1]), "label_dropout": 0.3, "loss": "l1+vlb+ssim"}
+        settings |= {"learning_rate_schedule": "step"}
+
+    def make(folder: Path | None) -> Trainer:
+        torch.manual_seed(0)
+        return make_trainer(folder, model=dn.UNet(config), **settings)
+
+    whole = make(None)
     whole.run()
-    tmp_path.mkdir(exist_ok=True)
-    first = make_trainer(tmp_path, **settings)
+    first = make(tmp_path)
     steps(first, 4)
     first.save()
-    second = make_trainer(tmp_path, **settings)
+    second = make(tmp_path)
     steps(second, 2)  # must not matter
     second.resume()
     assert second.step == 4
@@ -411,6 +582,9 @@ def test_the_log_has_its_columns_and_true_values(tmp_path: Path) -> None:
         ({"prediction": "sample"}, "prediction"),
         ({"schedule": dn.Schedule.linear(1e-4, 2e-2, 1000)}, "schedule"),
         ({"frames": frames(11)}, "images"),
+        ({"loss": "l2+vlb"}, "loss"),
+        ({"learning_rate_schedule": "constant"}, "learning_rate_schedule"),
+        ({"encode": lambda images: images}, "latents"),
         (
             {
                 "model": dn.UNet(
@@ -467,26 +641,31 @@ def test_a_loss_that_is_not_finite_stops_and_spares_the_checkpoint(tmp_path: Pat
     assert bool(torch.isfinite(trainer.model.weight).all())
 
 
-def test_max_minutes_ends_the_training_in_time(tmp_path: Path) -> None:
-    started = time.monotonic()
-    trainer = make_trainer(tmp_path, max_steps=None, max_minutes=0.02, batch_size=1)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the clock takes a quarter of a second."""
+    now = itertools.count(1000.0, 0.25)
+    monkeypatch.setattr("diffnoise.training.time", SimpleNamespace(monotonic=lambda: next(now)))
+
+
+def test_max_minutes_ends_the_training_in_time(tmp_path: Path, clock: None) -> None:
+    trainer = make_trainer(tmp_path, max_steps=None, max_minutes=0.05, batch_size=1)
     trainer.run()
-    assert 1.2 <= time.monotonic() - started < 60
-    assert trainer.step > 3
+    # The clock is read twice before the first step, and once after each.
+    assert trainer.step == 11 and trainer.seconds == 3.0
     meta = load_checkpoint(tmp_path / "checkpoint.safetensors", "training")[1]
-    assert meta["step"] == trainer.step and 1.2 <= meta["seconds"] < 60
+    assert meta["step"] == 11 and meta["seconds"] == 3.0
 
 
-def test_the_time_before_a_stop_counts(tmp_path: Path) -> None:
+def test_the_time_before_a_stop_counts(tmp_path: Path, clock: None) -> None:
     trainer = make_trainer(tmp_path, max_steps=None, max_minutes=10.0)
     steps(trainer, 1)
-    trainer.seconds = 599.9
+    trainer.seconds = 599.0
     trainer.save()
     resumed = make_trainer(tmp_path, max_steps=None, max_minutes=10.0)
     resumed.resume()
-    started = time.monotonic()
     resumed.run()
-    assert time.monotonic() - started < 60 and resumed.seconds >= 600
+    assert resumed.step == 4 and resumed.seconds == 600.0
 
 
 @pytest.mark.parametrize(
@@ -498,6 +677,10 @@ def test_the_time_before_a_stop_counts(tmp_path: Path) -> None:
         {"max_minutes": math.nan},
         {"batch_size": 0},
         {"loss": "l3"},
+        {"vlb_weight": -1.0},
+        {"learning_rate_schedule": "exponential"},
+        {"decay_at": 1.5},
+        {"label_dropout": -0.1},
         {"precision": "fp8"},
         {"calibration_share": 1.0},
         {"learning_rate": -1.0},

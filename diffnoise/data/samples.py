@@ -53,6 +53,11 @@ def find_samples(source: str | os.PathLike[str], split: str | None = None) -> li
     return sorted(samples, key=lambda sample: sample.path.as_posix())
 
 
+def find_categories(source: str | os.PathLike[str]) -> dict[str, Path]:
+    """The category folders in MVTec layout that lie in a folder, by name; none where it is a category or holds images itself."""
+    return {folder.name: folder for folder in _folders(Path(source)) if (folder / "train" / "good").is_dir()}
+
+
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 

@@ -11,14 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
-from .blocks import timestep_embedding
+from .blocks import ResidualBlock, double, no_classes
+from .denoising import Denoiser, Output
+from .guidance import ClassGuided
 from .unet import UNet
 
 
-def prepare(
-    model: Callable[[Tensor, Tensor], Any], dtype: torch.dtype = torch.float32, timesteps: int = 1000
-) -> Callable[[Tensor, Tensor], Tensor]:
+def prepare(model: Denoiser, dtype: torch.dtype = torch.float32, timesteps: int = 1000) -> Denoiser:
     """A copy of the network for inference alone: `prepared(x_t, t)`, float32 [B, C, H, W] and int64 [B] -> float32.
+
+    It takes class_labels and returns an `Output` where the network does.
 
     `UNet` and diffusers' `UNet2DModel` run with fused norms, with weights packed for the machine, and with the time embeddings of all
     t below `timesteps` computed once. Every other module (also one of these with parts of another kind, or with hooks) runs as it is,
@@ -30,6 +32,8 @@ def prepare(
         raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, but is {dtype}.")
     if not callable(model):
         raise ValueError(f"A model must be callable as model(x_t, t), but this is a {type(model).__name__}.")
+    if isinstance(model, ClassGuided):
+        return ClassGuided(prepare(model.model, dtype, timesteps), model.label, model.weight)
     if type(model) is UNet and _is_plain(model, _OWN):
         return _from_unet(model, dtype, timesteps)
     name, module = type(model).__name__, type(model).__module__
@@ -43,7 +47,7 @@ def prepare(
 
 
 _LEAVES = {"Conv2d", "Linear", "GroupNorm", "SiLU", "Dropout", "Identity", "Timesteps", "ModuleList"}
-_OWN = _LEAVES | {"UNet", "ResidualBlock", "Attention", "Downsample", "Upsample", "Sequential"}
+_OWN = _LEAVES | {"UNet", "ResidualBlock", "Attention", "Downsample", "Upsample", "Sequential", "ClassEmbedding"}
 
 
 def _is_plain(model: nn.Module, kinds: set[str]) -> bool:
@@ -62,16 +66,19 @@ def _is_plain(model: nn.Module, kinds: set[str]) -> bool:
 
 
 class _Cast:
-    def __init__(self, model: Callable[[Tensor, Tensor], Any], dtype: torch.dtype) -> None:
+    def __init__(self, model: Denoiser, dtype: torch.dtype) -> None:
         self._dtype = dtype
         self._model = model
         if isinstance(model, nn.Module) and (model.training or any(w.dtype != dtype for w in model.parameters())):
             self._model = copy.deepcopy(model).eval().to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        output = self._model(x_t.to(self._dtype).contiguous(memory_format=torch.channels_last), t)
-        return getattr(output, "sample", output).float().contiguous()
+    def __call__(self, x_t: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor | Output:
+        labels = {} if class_labels is None else {"class_labels": class_labels}
+        output = self._model(x_t.to(self._dtype).contiguous(memory_format=torch.channels_last), t, **labels)
+        sample = getattr(output, "sample", output).float().contiguous()
+        features = getattr(output, "features", None)
+        return sample if features is None else Output(sample, features.float().contiguous())
 
 
 def _packs(weight: Tensor) -> bool:
@@ -135,13 +142,14 @@ class Norm:
 class Residual:
     """A residual block whose input may come in two parts, and whose time embedding is a slice of a table's row.
 
-    scale_shift: whether the embedding scales and shifts the second norm, or is added before it.
+    scale_shift: whether the embedding scales and shifts the second norm, or is added before it. resize: as in `ResidualBlock`.
     """
 
     def __init__(
         self, norm_in: nn.GroupNorm, conv_in: nn.Conv2d, norm_out: nn.GroupNorm, conv_out: nn.Conv2d, shortcut: nn.Conv2d | None,
-        place: slice, scale_shift: bool, dtype: torch.dtype, skip_channels: int = 0,
+        place: slice, scale_shift: bool, dtype: torch.dtype, skip_channels: int = 0, resize: Callable[[Tensor], Tensor] | None = None,
     ) -> None:  # fmt: skip
+        self._resize = resize
         self._norm_in, self._norm_out = Norm(norm_in), Norm(norm_out)
         self._conv_in, self._conv_out = Convolution.of(conv_in, dtype), Convolution.of(conv_out, dtype)
         self._place, self._scale_shift = place, scale_shift
@@ -153,7 +161,10 @@ class Residual:
                 self._shortcuts.append(Convolution(shortcut.weight[:, own:], None, dtype))
 
     def __call__(self, x: Tensor, row: Tensor, skip: Tensor | None = None) -> Tensor:
-        h = self._conv_in(self._norm_in(x, skip))
+        h = self._norm_in(x, skip)
+        if self._resize is not None:
+            x, h = self._resize(x), self._resize(h)
+        h = self._conv_in(h)
         time = row[:, self._place]
         if self._scale_shift:
             scale, shift = time.chunk(2, 1)
@@ -192,27 +203,39 @@ class Attention:
 
 
 Stage = tuple[Residual, Attention | None]
+Resample = Callable[[Tensor, Tensor], Tensor]  # what changes the size, from the activations and the time table's row
+
+
+class FeatureHead:
+    """GroupNorm, SiLU and a 1 x 1 convolution of the activations behind stage number `place` of the way up."""
+
+    def __init__(self, place: int, norm: nn.GroupNorm, conv: nn.Conv2d) -> None:
+        self.place, self._norm, self._conv = place, Norm(norm), Convolution.of(conv, torch.float32)
+
+    def __call__(self, h: Tensor) -> Tensor:
+        return self._conv(self._norm(h.float())).contiguous()
 
 
 class Plan:
     """A UNet as the list of its parts."""
 
     def __init__(
-        self, conv_in: nn.Conv2d, down: Sequence[tuple[Sequence[Stage], Callable[[Tensor], Tensor] | None]], middle: Sequence[Stage],
-        up: Sequence[tuple[Sequence[Stage], Callable[[Tensor], Tensor] | None]], norm_out: nn.GroupNorm, conv_out: nn.Conv2d,
-        times: Tensor, dtype: torch.dtype, patch_size: int = 1, check: Callable[[Tensor], None] | None = None,
+        self, conv_in: nn.Conv2d, down: Sequence[tuple[Sequence[Stage], Resample | None]], middle: Sequence[Stage],
+        up: Sequence[tuple[Sequence[Stage], Resample | None]], norm_out: nn.GroupNorm, conv_out: nn.Conv2d,
+        times: TimeTable, dtype: torch.dtype, patch_size: int = 1, check: Callable[[Tensor], None] | None = None,
+        features: FeatureHead | None = None,
     ) -> None:  # fmt: skip
         self._down, self._middle, self._up = down, middle, up
         # Images come and go in float32: rounding there would cost as much as all of the rest.
         self._conv_in, self._conv_out = Convolution.of(conv_in, torch.float32), Convolution.of(conv_out, torch.float32)
-        self._norm_out, self._times = Norm(norm_out), times
+        self._norm_out, self._times, self._features = Norm(norm_out), times.closed(), features
         self._dtype, self._patch_size, self._check = dtype, patch_size, check
 
     @torch.inference_mode()
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor | Output:
         if self._check is not None:
             self._check(x_t)
-        row = self._times.index_select(0, t)
+        row = self._times(t, class_labels)
         x = F.pixel_unshuffle(x_t, self._patch_size) if self._patch_size > 1 else x_t
         h = self._conv_in(x.float().contiguous(memory_format=torch.channels_last)).to(self._dtype)
         skips = [h]
@@ -222,82 +245,127 @@ class Plan:
                 h = h if attention is None else attention(h)
                 skips.append(h)
             if downsample is not None:
-                h = downsample(h)
+                h = downsample(h, row)
                 skips.append(h)
         for residual, attention in self._middle:
             h = residual(h, row)
             h = h if attention is None else attention(h)
+        features, place = None, 0
         for stages, upsample in self._up:
             for residual, attention in stages:
                 h = residual(h, row, skips.pop())
                 h = h if attention is None else attention(h)
+                if self._features is not None and place == self._features.place:
+                    features = self._features(h)
+                place += 1
             if upsample is not None:
-                h = upsample(h)
+                h = upsample(h, row)
         h = self._conv_out(self._norm_out(h.float())).contiguous()
-        return F.pixel_shuffle(h, self._patch_size) if self._patch_size > 1 else h
+        sample = F.pixel_shuffle(h, self._patch_size) if self._patch_size > 1 else h
+        return sample if features is None else Output(sample, features)
+
+
+class Downsample:
+    """pads: one row and column behind the image first, as diffusers does where its convolution pads nothing."""
+
+    def __init__(self, module: nn.Conv2d, dtype: torch.dtype, pads: bool = False) -> None:
+        self._conv, self._pads = Convolution.of(module, dtype), pads
+
+    def __call__(self, x: Tensor, row: Tensor) -> Tensor:
+        return self._conv(F.pad(x, (0, 1, 0, 1)) if self._pads else x)
 
 
 class Upsample:
     def __init__(self, module: nn.Conv2d, dtype: torch.dtype) -> None:
         self._conv = Convolution.of(module, dtype)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def __call__(self, x: Tensor, row: Tensor) -> Tensor:
+        return self._conv(double(x))
 
 
 class TimeTable:
-    """Collects every block's projection of the time embedding; `table` is [T, their outputs side by side]."""
+    """Every block's projection of the time embedding, side by side.
 
-    def __init__(self, embedding: Tensor) -> None:
-        self._embedding = embedding
-        self._columns: list[Tensor] = []
+    embedding: [T, channels], before its last SiLU. classes: [classes + 1, channels], added to it. Without classes the projections of all
+    t are computed once; with them there would be too many, so they are computed in every call.
+    """
+
+    def __init__(self, embedding: Tensor, classes: Tensor | None = None) -> None:
+        self._embedding, self._classes = embedding, classes
+        self._projections: list[nn.Linear] = []
         self._width = 0
 
     def add(self, projection: nn.Linear) -> slice:
         """The columns of this projection."""
-        self._columns.append(projection(self._embedding).float())
+        self._projections.append(projection)
         first, self._width = self._width, self._width + projection.out_features
         return slice(first, self._width)
 
-    @property
-    def table(self) -> Tensor:
-        return torch.cat(self._columns, 1)
+    def closed(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """(t, class_labels), int64 [B] -> float32 [B, columns]."""
+        embedding, classes = self._embedding, self._classes
+        if classes is None:
+            active = F.silu(embedding)
+            table = torch.cat([projection(active).float() for projection in self._projections], 1)
+
+            def row(t: Tensor, class_labels: Tensor | None) -> Tensor:
+                no_classes(class_labels)
+                return table.index_select(0, t)
+
+            return row
+        weight = torch.cat([projection.weight for projection in self._projections]).float()
+        bias = torch.cat([projection.bias for projection in self._projections]).float()
+        embedding, classes = embedding.float(), classes.float().clone()
+
+        def row_of_class(t: Tensor, class_labels: Tensor | None) -> Tensor:
+            of_class = classes[-1] if class_labels is None else classes.index_select(0, class_labels)
+            return F.linear(F.silu(embedding.index_select(0, t) + of_class), weight, bias)
+
+        return row_of_class
 
 
 @torch.no_grad()
 def _from_unet(model: UNet, dtype: torch.dtype, timesteps: int) -> Plan:
-    weight = model.conv_in.weight
-    t = torch.arange(timesteps, device=weight.device)
-    times = TimeTable(model.time(timestep_embedding(t, model.config.channels).to(weight.dtype)))
+    config, t = model.config, torch.arange(timesteps, device=model.conv_in.weight.device)
+    times = TimeTable(model.time[:-1](model.embedded(t)), None if config.num_classes is None else model.classes.weight)
+
+    def residual(block: ResidualBlock, skip_channels: int = 0) -> Residual:
+        shortcut = None if isinstance(block.skip, nn.Identity) else block.skip
+        return Residual(
+            block.norm_in, block.conv_in, block.norm_out, block.conv_out, shortcut,
+            times.add(block.time), block.scale_shift, dtype, skip_channels, block.resize,
+        )  # fmt: skip
 
     def stage(modules: Any, skip_channels: int = 0) -> Stage:
         block, *rest = modules
-        shortcut = None if isinstance(block.skip, nn.Identity) else block.skip
-        residual = Residual(
-            block.norm_in, block.conv_in, block.norm_out, block.conv_out, shortcut,
-            times.add(block.time), True, dtype, skip_channels,
-        )  # fmt: skip
         if not rest:
-            return residual, None
+            return residual(block, skip_channels), None
         (a,) = rest
         qkv, projection = a.qkv.weight.flatten(1), a.projection.weight.flatten(1)
-        return residual, Attention(a.norm, qkv, a.qkv.bias, projection, a.projection.bias, a.heads, dtype)
+        attention = Attention(a.norm, qkv, a.qkv.bias, projection, a.projection.bias, a.heads, dtype)
+        return residual(block, skip_channels), attention
 
-    levels, per_level = len(model.config.channel_mult), model.config.res_blocks
+    def resample(module: Any, kind: Callable[[Any, torch.dtype], Resample]) -> Resample:
+        return residual(module) if isinstance(module, ResidualBlock) else kind(module, dtype)
+
+    levels, per_level = len(config.channel_mult), config.res_blocks
     down, skip_channels = [], [model.conv_in.out_channels]
     for level in range(levels):
         modules = model.down[level * per_level : (level + 1) * per_level]
-        downsample = model.downsample[level] if level < levels - 1 else None
-        down.append(([stage(m) for m in modules], None if downsample is None else Convolution.of(downsample, dtype)))
+        downsample = resample(model.downsample[level], Downsample) if level < levels - 1 else None
+        down.append(([stage(m) for m in modules], downsample))
         skip_channels += [m[0].conv_out.out_channels for m in modules]
-        skip_channels += [] if downsample is None else [downsample.out_channels]
+        skip_channels += skip_channels[-1:] if level < levels - 1 else []
     middle = [stage(m) for m in model.middle]
     up = []
     for level in range(levels):
         modules = model.up[level * (per_level + 1) : (level + 1) * (per_level + 1)]
-        upsample = Upsample(model.upsample[level], dtype) if level < levels - 1 else None
-        up.append(([stage(m, skip_channels.pop()) for m in modules], upsample))
+        stages = [stage(m, skip_channels.pop()) for m in modules]
+        up.append((stages, resample(model.upsample[level], Upsample) if level < levels - 1 else None))
+    features = None
+    if config.feature_channels is not None:
+        features = FeatureHead(config.feature_block, model.feature_norm, model.feature_conv)
     return Plan(
         model.conv_in, down, middle, up, model.norm_out, model.conv_out,
-        times.table, dtype, model.config.patch_size, model.check_input,
+        times, dtype, config.patch_size, config.check_input, features,
     )  # fmt: skip

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from .prepared import Attention, Convolution, Plan, Residual, Stage, TimeTable, Upsample
+from .prepared import Attention, Downsample, Plan, Resample, Residual, Stage, TimeTable, Upsample
 
 _BLOCKS = {"DownBlock2D", "AttnDownBlock2D", "UNetMidBlock2D", "UpBlock2D", "AttnUpBlock2D"}
 
@@ -75,14 +74,6 @@ def _is_plain(model: Any) -> bool:
     )
 
 
-class _Downsample:
-    def __init__(self, module: Any, dtype: torch.dtype) -> None:
-        self._conv, self._pads = Convolution.of(module.conv, dtype), module.padding == 0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._conv(F.pad(x, (0, 1, 0, 1)) if self._pads else x)
-
-
 @torch.no_grad()
 def plan(model: Any, dtype: torch.dtype, timesteps: int) -> Plan | None:
     """The model's plan; None where it has parts that a plan has not."""
@@ -90,7 +81,7 @@ def plan(model: Any, dtype: torch.dtype, timesteps: int) -> Plan | None:
         return None
     weight = model.conv_in.weight
     t = torch.arange(timesteps, device=weight.device)
-    times = TimeTable(F.silu(model.time_embedding(model.time_proj(t).to(weight.dtype))))
+    times = TimeTable(model.time_embedding(model.time_proj(t).to(weight.dtype)))
 
     def residual(r: Any, skip_channels: int = 0) -> Residual:
         scale_shift = r.time_embedding_norm == "scale_shift"
@@ -113,9 +104,12 @@ def plan(model: Any, dtype: torch.dtype, timesteps: int) -> Plan | None:
             for r, a in zip(block.resnets, attentions, strict=True)
         ]
 
-    def resampler(block: Any, kind: Callable[[Any, torch.dtype], Callable[[Tensor], Tensor]]) -> Any:
+    def resampler(block: Any, kind: Callable[[Any], Resample]) -> Resample | None:
         sampler = _resampler(block)
-        return None if sampler is None else kind(sampler, dtype)
+        return None if sampler is None else kind(sampler)
+
+    def downsample(sampler: Any) -> Downsample:
+        return Downsample(sampler.conv, dtype, pads=sampler.padding == 0)
 
     skips = [model.conv_in.out_channels]
     for block in model.down_blocks:
@@ -128,7 +122,7 @@ def plan(model: Any, dtype: torch.dtype, timesteps: int) -> Plan | None:
         attended[-1] = (attended[-1][0], attention(a))
         attended.append((residual(r), None))
     return Plan(
-        model.conv_in, [(stages(b), resampler(b, _Downsample)) for b in model.down_blocks], attended,
-        [(stages(b, skips), resampler(b, lambda s, d: Upsample(s.conv, d))) for b in model.up_blocks],
-        model.conv_norm_out, model.conv_out, times.table, dtype,
+        model.conv_in, [(stages(b), resampler(b, downsample)) for b in model.down_blocks], attended,
+        [(stages(b, skips), resampler(b, lambda s: Upsample(s.conv, dtype))) for b in model.up_blocks],
+        model.conv_norm_out, model.conv_out, times, dtype,
     )  # fmt: skip

@@ -10,19 +10,19 @@ from .paper_figures import PUBLISHED, Published
 
 Changes = dict[str, dict[str, Any]]  # sections of a `Config` and the keys that change in them
 
+# What none of the tables has, whatever the preset.
+PLAIN: dict[str, Any] = {"guidance": 0.0, "target": "image", "features": "none", "top_k": 1, "samples": 1}
 # S2: every step out and back with sigma^2 = beta, squared error, mean filter, maximum.
-FUCKA: dict[str, Any] = {
+FUCKA: dict[str, Any] = PLAIN | {
     "sampler": "ddpm",
     "variance": "fixed_large",
     "omega": 1.0,
     "map": "squared",
     "filter": "mean",
     "filter_size": 11,
-    "top_k": 1,
-    "samples": 1,
 }
 # S1: scaled without noise, ten DDIM steps back, absolute error, Gaussian filter, maximum.
-TEBBE: dict[str, Any] = {
+TEBBE: dict[str, Any] = PLAIN | {
     "steps": 10,
     "sampler": "ddim",
     "eta": 0.0,
@@ -30,19 +30,15 @@ TEBBE: dict[str, Any] = {
     "map": "absolute",
     "filter": "gaussian",
     "filter_sigma": 4.0,
-    "top_k": 1,
-    "samples": 1,
 }
 # S4: the reverse process draws the noise that the forward process draws; the map is not filtered.
-KUMAR: dict[str, Any] = {
+KUMAR: dict[str, Any] = PLAIN | {
     "sampler": "ddpm",
     "variance": "fixed_large",
     "omega": 1.0,
     "reverse_noise": "same",
     "map": "squared",
     "filter": "none",
-    "top_k": 1,
-    "samples": 1,
 }
 FORWARD_STEPS = tuple(range(100, 801, 100))
 FILTER_SIZES = {"gaussian": 11, "simplex": 11, "gmm": 5}  # S2's choice for each noise
@@ -158,9 +154,12 @@ _ALL = (
                 Cell({"T'": start}, "detection", noise("gaussian"), {"starts": [start], "steps": 10})
                 for start in (20, 40, 60, 80)
             ),
-            Cell({"T'": "dynamic"}, "detection", noise("gaussian") | {"dynamic": {}}, {"starts": [80], "steps": 10}),
+            Cell({"T'": "dynamic"}, "detection", noise("gaussian") | {"features": {}}, {"dynamic": {}}),
         ),
-        ("Space, guidance and features as for the share of noise.",),
+        (
+            "Space, guidance and features of the map as for the share of noise. The dynamic choice compares features of the images by the backbone "
+            "of the configuration, by default a ResNet-34, with those of the training images; T' runs from 20 to 80.",
+        ),
     ),
     Experiment(
         "losses",

@@ -17,6 +17,7 @@ from ..data import DataError, Placement, Sample, read_image, read_mask
 from ..detector import Detector
 from ..forward import add_noise
 from ..scoring import Scoring
+from ..similarity import ssim
 
 TIMED_IMAGES = 8  # at most; fewer where they take longer than
 TIMED_SECONDS = 20.0
@@ -34,12 +35,11 @@ class Errors(NamedTuple):
 class Subject:
     """What a measure looks at.
 
-    config: with the cell's scoring. preset_steps: network calls that the configuration asks for, before the study's limit. channels: of
-    the images. errors: the test images' errors in order, made on the first call and kept for cells that only filter them in another way.
+    config: with the cell's scoring. asked: the scoring without the study's limit of network calls. channels: of the images. errors: the test images' errors in order, made on the first call and kept for cells that only filter them in another way.
     """
 
     config: Config
-    preset_steps: int
+    asked: Scoring
     samples: Sequence[Sample]
     channels: int
     device: str | None
@@ -125,8 +125,6 @@ def segmentation(subject: Subject) -> Values:
 
 def similarity(subject: Subject) -> Values:
     """SSIM of frames and their reconstructions, mean over the frames of an image and then over images."""
-    from ..similarity import ssim
-
     detector, found = subject.trained(), []
     for index in range(len(subject.samples)):
         frames, _ = subject.config.framing.split(subject.image(index))
@@ -162,7 +160,7 @@ def forward(subject: Subject, start: int, omega: float) -> Values:
 def speed(subject: Subject) -> Values:
     """Seconds from image to score, one image after the other, after the first has warmed everything up."""
     config = subject.config
-    detector = Detector.from_config(config, subject.device)
+    detector = Detector.from_config(config, subject.device, subject.channels)
     count = min(TIMED_IMAGES, len(subject.samples))
     images = [subject.image(index) for index in range(count)]
     detector.calibrate(images[:1])
@@ -171,8 +169,7 @@ def speed(subject: Subject) -> Values:
         detector.predict((images[done].clamp(-1, 1) + 1) / 2)
         done += 1
     seconds = (time.perf_counter() - started) / done
-    calls = _calls(config.scoring, config.scoring.steps)
-    asked = _calls(config.scoring, subject.preset_steps)
+    calls, asked = _calls(config.scoring), _calls(subject.asked)
     return {
         "seconds": seconds,
         "fps": 1 / seconds,
@@ -184,10 +181,10 @@ def speed(subject: Subject) -> Values:
     }
 
 
-def _calls(scoring: Scoring, steps: int) -> int:
-    """Network calls for one frame with at most `steps` for each noise scale."""
-    each = [1 if scoring.map == "kl" else min(steps, start) for start in scoring.starts]
-    return scoring.samples * sum(each)
+def _calls(scoring: Scoring) -> int:
+    """Network calls for one frame."""
+    starts = [scoring.dynamic.t_max] if scoring.dynamic else scoring.starts
+    return scoring.samples * sum(scoring.model_calls(start) for start in starts)
 
 
 def _mean(values: Sequence[float]) -> float | None:

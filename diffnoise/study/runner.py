@@ -17,9 +17,10 @@ from .. import __version__
 from ..bench import machine
 from ..config import Config
 from ..data import DataError, Sample, colour_channels, find_samples
-from ..detector import FILE_NAME, Detector, load
+from ..detector import Detector
 from ..methods import preset
 from ..noise import NOISE_VERSION
+from ..saved import FILE_NAME, load
 from . import measures
 from .experiments import T_MAX, Cell, Changes, Experiment
 from .identity import fingerprint, identity
@@ -112,8 +113,10 @@ class Study:
 
     def _base(self, name: str, changes: Sequence[Changes]) -> Config:
         config = preset(name)
-        for change in [*changes, {"model": {"image_channels": self.channels}}]:
+        for change in changes:
             config = config.updated(change)
+        if config.codec.kind == "pixels":
+            config = config.updated({"model": {"image_channels": self.channels}})
         return config if config.training.t_max else config.updated({"training": {"t_max": T_MAX}})
 
     def cell_config(self, experiment: Experiment, cell: Cell) -> Config:
@@ -126,7 +129,12 @@ class Study:
         config = self.config.updated({"scoring": experiment.base})
         for change in self.changes:
             config = config.updated({"scoring": change.get("scoring", {})})
-        return config.updated(cell.changes).updated({"scoring": cell.scoring})
+        static: dict[str, Any] = {} if "dynamic" in cell.scoring else {"dynamic": None}
+        config = config.updated(cell.changes).updated({"scoring": static | cell.scoring})
+        scoring, wanted = config.scoring, getattr(config.model, "feature_channels", None)
+        if scoring.features == "none" and scoring.dynamic is None and wanted is None:
+            config = config.updated({"features": None, "adaptation": None})  # or they would be learnt for nothing
+        return config
 
     def limited(self, config: Config) -> Config:
         """The configuration with no more network calls than the study allows."""
@@ -210,17 +218,17 @@ def _job(study: Study, experiment: Experiment, index: int, cell: Cell) -> Job:
     config = study.limited(asked)
     measure = MEASURES[cell.measure]
     sections = {name: value for name, value in vars(config).items() if name != "scoring"}
-    learnt = identity(__version__, NOISE_VERSION, sections, study.train_images)
+    learnt = identity(__version__, NOISE_VERSION, sections, config.scoring.dynamic, study.train_images)
     scoring = asdict(config.scoring)
     way = {name: value for name, value in scoring.items() if name not in AFTER_DENOISING}
-    where = [study.machine, torch.get_num_threads(), study.device, asked.scoring.steps] if measure.of_machine else None
+    where = [study.machine, torch.get_num_threads(), study.device, asked.scoring] if measure.of_machine else None
     return Job(
         experiment,
         index,
         cell,
         asked,
         config,
-        f"{config.noise.kind}-{learnt}" if measure.trained else None,
+        f"{config.noise.kind}-{config.training.loss}-{learnt[:8]}" if measure.trained else None,
         identity(learnt, way, study.test_images),
         identity(learnt, scoring, cell.measure, cell.settings, study.test_images, where),
     )
@@ -253,7 +261,7 @@ class _Workshop:
         study = self._study
         subject = Subject(
             job.config,
-            job.asked.scoring.steps,
+            job.asked.scoring,
             study.samples,
             study.channels,
             study.device,
@@ -284,10 +292,8 @@ class _Workshop:
             else:
                 self._log(f"training {name}")
                 try:
-                    # Its thresholds are those of the study's configuration, for whoever loads it; no cell uses them.
-                    whole = study.limited(replace(config, scoring=study.config.scoring))
-                    detector = Detector.from_config(whole, study.device)
-                    detector.fit(study.data, whole.training, folder=folder, resume=True, progress=True)
+                    detector = Detector.from_config(config, study.device, study.channels)
+                    detector.fit(study.data, config.training, folder=folder, resume=True, progress=True)
                 except Exception as error:
                     self._failed[name] = error
                     raise
