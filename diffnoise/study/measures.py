@@ -15,6 +15,7 @@ from ..anomaly import gaussian_filter, image_score, mean_filter
 from ..config import Config
 from ..data import DataError, Placement, Sample, read_image, read_mask
 from ..detector import Detector
+from ..dynamic import DynamicSteps, StepSelector
 from ..forward import add_noise
 from ..scoring import Scoring
 from ..similarity import ssim
@@ -163,6 +164,8 @@ def speed(subject: Subject) -> Values:
     detector = Detector.from_config(config, subject.device, subject.channels)
     count = min(TIMED_IMAGES, len(subject.samples))
     images = [subject.image(index) for index in range(count)]
+    if config.scoring.dynamic is not None:
+        _choose_steps(detector, config.scoring.dynamic, images)
     detector.calibrate(images[:1])
     done, started = 0, time.perf_counter()
     while done < count and (done == 0 or time.perf_counter() - started < TIMED_SECONDS):
@@ -179,6 +182,17 @@ def speed(subject: Subject) -> Values:
         "million_parameters": sum(p.numel() for p in detector.model.parameters()) / 1e6,
         "pixels": config.framing.size,
     }
+
+
+def _choose_steps(detector: Detector, dynamic: DynamicSteps, images: Sequence[Tensor]) -> None:
+    """Lets an untrained detector choose T', among as many neighbours as it wants; they do not change its speed."""
+    assert detector.backbone is not None
+    with torch.inference_mode():
+        frames = torch.cat([detector.framing.split(image)[0] for image in images]).to(detector.device)
+        features = dynamic.embed(detector.backbone, frames)
+    least = dynamic.neighbours + dynamic.exclude_self
+    detector.selector = StepSelector.fit(dynamic, [features] * -(-least // len(features)))
+    detector.scoring = detector.scoring  # takes the selector in
 
 
 def _calls(scoring: Scoring) -> int:
