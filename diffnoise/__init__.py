@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 
 from . import data as data
 from . import metrics as metrics
+from . import models as models
 from . import noise as noise
 from . import ops as ops
 from . import realtime as realtime

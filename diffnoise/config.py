@@ -15,7 +15,7 @@ from .codec import Codec
 from .data import Augment, Framing
 from .dynamic import DynamicSteps
 from .features import Features
-from .models import ModelConfig, UNetConfig, config_from_dict
+from .models import ModelConfig, TransformerConfig, UNetConfig, config_from_dict
 from .noise import Noise, Simplex, from_config
 from .schedule import Prediction, Schedule
 from .scoring import Scoring
@@ -45,8 +45,8 @@ class Config:
     def updated(self, changes: dict[str, Any]) -> Config:
         """A copy in which the given sections' given keys are replaced: `{"scoring": {"steps": 5}, "noise": {"kind": "gmm"}}`.
 
-        noise and schedule are replaced whole, and so is a model by one of another kind; a model of one image_size takes that of the frames,
-        unless it is named. Raises `ValueError` for unknown sections, keys or values.
+        noise and schedule are replaced whole, and so is a model by one of another kind. The image_size of a model that has one follows
+        the frames' size unless it is named. Raises `ValueError` for unknown sections, keys or values.
         """
         known = {f.name for f in fields(self)}
         if unknown := set(changes) - known:
@@ -68,9 +68,17 @@ class Config:
                 raise ValueError(f"Section {name} of the configuration must be an object with keys, not {change!r}.")
             section = optional[name]() if parts[name] is None else parts[name]
             parts[name] = makers[name](change) if name in makers else _updated_section(name, section, change)
-        if hasattr(parts["model"], "image_size") and "image_size" not in changes.get("model", {}):
-            parts["model"] = replace(parts["model"], image_size=parts["framing"].size)
+        if "image_size" not in changes.get("model", {}):
+            parts["model"] = self._resized(parts["model"], parts["framing"].size)
         return Config(**parts)
+
+    def _resized(self, model: ModelConfig, size: int) -> ModelConfig:
+        """The model for frames of this size."""
+        if not isinstance(model, TransformerConfig):
+            return model
+        if type(model) is type(self.model):
+            size = model.image_size * size // self.framing.size
+        return replace(model, image_size=size)
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> dict[str, Any]:

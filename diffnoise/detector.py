@@ -231,6 +231,7 @@ class Detector:
                     f"{folder} already holds a training; resume it (--resume), or train into another folder."
                 )
         sources: Mapping[str | None, Source] = data if isinstance(data, Mapping) else {None: data}  # type: ignore[assignment]
+        self._calibrations = {}
         self.categories = () if None in sources else tuple(map(str, sources))
         classes = getattr(config_of(self.model), "num_classes", None) or 0
         if len(self.categories) > classes:
@@ -279,7 +280,7 @@ class Detector:
         for category, images in kept_out.items():
             each = self if category is None else self.of(category)
             each.calibrate(images)
-            self._calibrations[category] = each._calibrated()
+            self._calibrations[category] = each.calibrated()
         if folder is not None:
             self.save(folder)
         return self
@@ -318,6 +319,7 @@ class Detector:
         """Set map units and thresholds from good images [C, H, W] in [-1, 1] that the model was not trained on."""
         if len(good) == 0:
             raise DataError("Thresholds need good images, but there are none.")
+        self.calibration = None
         raw = []
         for _, placement, errors, reconstruction in self._run((None, image) for image in good):
             if not _finite(errors, reconstruction):
@@ -371,7 +373,7 @@ class Detector:
         of an image file, or several. Raises `DataError` for unusable images, `ValueError` where the model's output is not finite.
         For files of different sizes, or where one bad file must not stop the run, use `predict_files`.
         """
-        calibration = self._calibrated()
+        calibration = self.calibrated()
         if isinstance(images, (str, os.PathLike)):
             images = [images]
         if isinstance(images, (Tensor, np.ndarray)):
@@ -399,7 +401,7 @@ class Detector:
 
     def predict_files(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[ImageResult]:
         """Score image files of any sizes, one result each in the given order; a file that fails gives a result with `error` set."""
-        calibration = self._calibrated()
+        calibration = self.calibrated()
 
         def load() -> Iterator[tuple[tuple[Path, Tensor | None, str], Tensor | None]]:
             for path in map(Path, paths):
@@ -469,9 +471,10 @@ class Detector:
             from .metrics import otsu_threshold
 
             return anomaly_map > otsu_threshold(anomaly_map)
-        return anomaly_map > (self._calibrated().pixel_threshold if mask == "calibrated" else mask)
+        return anomaly_map > (self.calibrated().pixel_threshold if mask == "calibrated" else mask)
 
-    def _calibrated(self) -> Calibration:
+    def calibrated(self) -> Calibration:
+        """`calibration`; raises `RuntimeError` that says what to do where there is none."""
         if self.calibration is None and self.categories and self.category is None:
             raise RuntimeError(
                 f"This detector has thresholds for each category; choose one with of(...) or --category: {', '.join(self.categories)}."

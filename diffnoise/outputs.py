@@ -72,14 +72,13 @@ class RunWriter:
     """
 
     def __init__(self, folder: str | os.PathLike[str], detector: Detector, title: str, overwrite: bool = False) -> None:
-        if detector.calibration is None:
-            raise RuntimeError("The detector has no thresholds yet; fit or calibrate it first.")
+        calibration = detector.calibrated()
         self.folder = Path(folder)
         if not overwrite and (self.folder / "scores.csv").exists():
             raise DataError(
                 f"{self.folder} holds an earlier run (scores.csv); write into another folder, or add --overwrite."
             )
-        self._calibration: Calibration = detector.calibration
+        self._calibration: Calibration = calibration
         self._detector, self._title = detector, title
         self.failures = 0
         self.metrics: dict[str, float | None] | None = None

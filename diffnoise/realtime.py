@@ -109,7 +109,7 @@ class RealtimeScorer:
         self.detectors = (detector, *fallbacks)
         self.deadline_ms = deadline_ms
         for each in self.detectors:
-            _refuse_uncalibrated(each)
+            each.calibrated()
         if any(each.channels != detector.channels for each in fallbacks):
             raise ValueError(f"All fallbacks must take images of {detector.channels} channel(s), as the detector does.")
         self._fastest = np.empty(0)  # ms at each level
@@ -240,13 +240,6 @@ def _timed(detector: Detector, image: Image) -> tuple[PredictionBatch, float]:
     """The prediction and the milliseconds that it took; predictions are in the CPU's memory, so the device is done."""
     start = time.perf_counter()
     return _predict(detector, image), (time.perf_counter() - start) * 1e3
-
-
-def _refuse_uncalibrated(detector: Detector) -> None:
-    if detector.calibration is None:
-        raise RuntimeError(
-            "A detector has no thresholds yet: call fit or calibrate, or make fallbacks with `fallbacks`."
-        )
 
 
 def _steps(scoring: Scoring) -> int:

@@ -278,8 +278,13 @@ def from_diffusers(ours: UNet, theirs: nn.Module) -> None:
             assert target.numel() == source.numel()
             target.data.copy_(source.view_as(target))
 
-    def copy_stage(to: nn.ModuleList, resnet: nn.Module, attention: nn.Module | None) -> None:
-        block = to[0]
+    def copy_sampler(to: nn.Module, sampler: nn.Module) -> None:
+        if isinstance(to, ResidualBlock):
+            copy_residual(to, sampler)
+        else:
+            copy(to, sampler.conv)
+
+    def copy_residual(block: nn.Module, resnet: nn.Module) -> None:
         names = ("norm1", "conv1", "time_emb_proj", "norm2", "conv2")
         for part, name in zip(
             (block.norm_in, block.conv_in, block.time, block.norm_out, block.conv_out), names, strict=True
@@ -287,6 +292,9 @@ def from_diffusers(ours: UNet, theirs: nn.Module) -> None:
             copy(part, getattr(resnet, name))
         if resnet.conv_shortcut is not None:
             copy(block.skip, resnet.conv_shortcut)
+
+    def copy_stage(to: nn.ModuleList, resnet: nn.Module, attention: nn.Module | None) -> None:
+        copy_residual(to[0], resnet)
         assert len(to) == (1 if attention is None else 2)
         if attention is not None:
             copy(to[1].norm, attention.group_norm)
@@ -307,34 +315,50 @@ def from_diffusers(ours: UNet, theirs: nn.Module) -> None:
     copy_stage(ours.middle[0], middle.resnets[0], middle.attentions[0])
     copy_stage(ours.middle[1], middle.resnets[1], None)
     for to, block in zip(ours.downsample, theirs.down_blocks[:-1], strict=True):
-        copy(to, block.downsamplers[0].conv)
+        copy_sampler(to, block.downsamplers[0])
     for to, block in zip(ours.upsample, theirs.up_blocks[:-1], strict=True):
-        copy(to, block.upsamplers[0].conv)
+        copy_sampler(to, block.upsamplers[0])
+    if theirs.class_embedding is not None:
+        ours.classes.weight.data[:-1].copy_(theirs.class_embedding.weight)
 
 
-def test_unet_is_that_of_diffusers():
-    """With the weights of diffusers' UNet2DModel (scale and shift) it gives the same values."""
+ADM = (
+    {"resnet_time_scale_shift": "scale_shift", "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+     "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D")},
+    {},
+)  # fmt: skip
+ANODDPM = (
+    {"down_block_types": ("ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D", "AttnDownBlock2D"), "flip_sin_to_cos": False,
+     "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"), "upsample_type": "resnet",
+     "num_class_embeds": 4},
+    {"time_embedding": "add", "embedding_order": "sin_cos", "resample": "residual", "num_classes": 4},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("of_theirs", "of_ours"), (ADM, ANODDPM), ids=("adm", "anoddpm"))
+def test_unet_is_that_of_diffusers(of_theirs, of_ours):
+    """With the weights of diffusers' UNet2DModel it gives the same values."""
     diffusers = pytest.importorskip("diffusers.models.unets.unet_2d")
     torch.manual_seed(0)
     theirs = diffusers.UNet2DModel(
         in_channels=3, out_channels=3, layers_per_block=2, block_out_channels=(16, 32, 32), norm_num_groups=8,
-        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        attention_head_dim=16, attn_norm_num_groups=8, resnet_time_scale_shift="scale_shift",
+        attention_head_dim=16, attn_norm_num_groups=8, **of_theirs,
     )  # fmt: skip
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.15)
     theirs = theirs.double().eval()
     ours = (
-        UNet(small(3, 16, (1, 2, 2), res_blocks=2, attention_levels=(2,), head_channels=16, norm_groups=8))
+        UNet(small(3, 16, (1, 2, 2), res_blocks=2, attention_levels=(2,), head_channels=16, norm_groups=8, **of_ours))
         .double()
         .eval()
     )
     from_diffusers(ours, theirs)
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    no_class = ours.classes.weight[-1].numel() if "num_classes" in of_ours else 0  # a row of ours alone
+    assert sum(p.numel() for p in ours.parameters()) - no_class == sum(p.numel() for p in theirs.parameters())
     x_t, t = image(2, 3, 24, 32).double(), torch.tensor([7, 60])
+    labels = {"class_labels": torch.tensor([3, 0])} if no_class else {}
     with torch.inference_mode():
-        expected, found = theirs(x_t, t).sample, ours(x_t, t)
+        expected, found = theirs(x_t, t, **labels).sample, ours(x_t, t, **labels)
     # The two round the timestep's frequencies differently in float32.
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
     assert expected.std() > 0.1

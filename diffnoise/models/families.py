@@ -6,11 +6,15 @@ from typing import Any
 
 from torch import nn
 
+from .dit import DiT, DiTConfig
+from .dtu_net import DTUNet, DTUNetConfig
 from .model_config import ModelConfig
+from .u_vit import UViT, UViTConfig
 from .unet import UNet, UNetConfig
 
 _FAMILIES: dict[str, tuple[type[ModelConfig], type[nn.Module]]] = {
-    "unet": (UNetConfig, UNet),
+    config.kind: (config, model)
+    for config, model in ((UNetConfig, UNet), (UViTConfig, UViT), (DTUNetConfig, DTUNet), (DiTConfig, DiT))
 }
 
 

@@ -12,18 +12,15 @@ class ModelConfig:
     """The numbers that make a network; a frozen dataclass per family, with the family's name as `kind`.
 
     image_channels: channels of the images. learn_variance: 2 x image_channels outputs, the second half being v of the learned range.
-    num_classes: number of classes that the network can be told; None: it takes no `class_labels`.
+    num_classes: number of classes that the network can be told; None: it takes no `class_labels`. size_multiple: height and width of the images
+    must be multiples of this.
     """
 
     kind: ClassVar[str]
     image_channels: int
     learn_variance: bool
     num_classes: int | None
-
-    @property
-    def size_multiple(self) -> int:
-        """Height and width of the images must be multiples of this."""
-        raise NotImplementedError
+    size_multiple: int
 
     @property
     def outputs(self) -> int:

@@ -7,6 +7,7 @@ from .anomaly_map import anomaly_map as anomaly_map
 from .gaussian_noise import gaussian_noise as gaussian_noise
 from .gmm_noise import gmm_noise as gmm_noise
 from .group_norm_silu import group_norm_silu as group_norm_silu
+from .interval_counts import interval_counts as interval_counts
 from .kl_map import kl_map as kl_map
 from .kts_noise import kts_noise as kts_noise
 from .reverse_step import reverse_step as reverse_step
