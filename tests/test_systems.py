@@ -210,11 +210,15 @@ def test_every_part_is_saved_with_the_detector(dynamic: dn.Detector, tmp_path: P
 
 
 def test_a_head_is_trained_saved_and_loaded(make: Make, tmp_path: Path) -> None:
-    scoring = dn.Scoring(starts=(21, 202), samples=1, map="kl", variance="learned_range", features="head", filter="none")
+    scoring = dn.Scoring(
+        starts=(21, 202), samples=1, map="kl", variance="learned_range", features="head", filter="none"
+    )
     detector = make(model=head_model(), features=RANDOM, scoring=scoring)
     detector.fit(images(8), dn.Training(max_steps=2, batch_size=2))
     detector.save(tmp_path)
-    assert torch.equal(dn.load(tmp_path, device="cpu").predict(images(2)).anomaly_map, detector.predict(images(2)).anomaly_map)
+    assert torch.equal(
+        dn.load(tmp_path, device="cpu").predict(images(2)).anomaly_map, detector.predict(images(2)).anomaly_map
+    )
     with pytest.raises(ValueError, match="feature head predicts"):
         make(model=head_model(), features=replace(RANDOM, layers=(2,)), scoring=scoring)
 
@@ -263,7 +267,9 @@ def test_categories_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     for name in ("bolts", "nuts"):
         build_category(tmp_path / "data" / name, train=4, good=1, bad=1)
     config = tmp_path / "config.json"
-    config.write_text('{"model": {"channels": 8, "channel_mult": [1, 2], "norm_groups": 4, "patch_size": 2, "head_channels": 8}}')
+    config.write_text(
+        '{"model": {"channels": 8, "channel_mult": [1, 2], "norm_groups": 4, "patch_size": 2, "head_channels": 8}}'
+    )
     run = str(tmp_path / "run")
     arguments = ["train", str(tmp_path / "data"), "--output", run, "--config", str(config), "--image-size", "16"]
     assert main([*arguments, "--max-steps", "2", "--batch-size", "2", "--device", "cpu", "--json"]) == 0

@@ -45,6 +45,8 @@ FILTER_SIZES = {"gaussian": 11, "simplex": 11, "gmm": 5}  # S2's choice for each
 LOSSES = ("l1", "l2", "l2+tv", "ssim", "ms_ssim", "l2+vlb", "l2+vlb+ssim", "l2+vlb+ms_ssim")
 DETECTION = {
     "image_AUROC": "image AUROC",
+    "image_AUROC_low": "95 % from",
+    "image_AUROC_high": "to",
     "pixel_AUROC": "pixel AUROC",
     "pixel_AP": "pixel AP",
     "pixel_AUPRO": "AUPRO (limit 0.3)",
@@ -168,7 +170,7 @@ _ALL = (
             "Dice": "Dice",
             "Dice_sd": "its deviation",
             "IoU": "IoU",
-            "AUC_per_image": "AUC, mean over images",
+            "pixel_AUROC_per_image": "AUC, mean over images",
             "balanced_accuracy": "balanced accuracy",
             "precision": "precision",
             "recall": "recall",

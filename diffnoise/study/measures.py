@@ -77,51 +77,51 @@ def _filtered(errors: Tensor, scoring: Scoring) -> Tensor:
     return gaussian_filter(errors, scoring.filter_sigma) if scoring.filter == "gaussian" else errors
 
 
-def _masks(subject: Subject, sizes: Sequence[torch.Size]) -> list[Tensor | None]:
+def _masks(subject: Subject, found: Sequence[Tensor]) -> list[Tensor | None]:
     """bool [H, W], None where an image has none."""
     return [
-        None if sample.mask is None else read_mask(sample.mask, (size[-2], size[-1]))
-        for sample, size in zip(subject.samples, sizes, strict=True)
+        None if sample.mask is None else read_mask(sample.mask, (each.shape[-2], each.shape[-1]))
+        for sample, each in zip(subject.samples, found, strict=True)
     ]
 
 
 def detection(subject: Subject) -> Values:
-    """Image and pixel metrics of `metrics.evaluate`; they need no units or thresholds, so nothing is calibrated."""
-    found = maps(subject)
-    scoring = subject.config.scoring
-    scores = [float(image_score(each[None], min(scoring.top_k, each.numel()))) for each in found]
-    labels = [sample.label or 0 for sample in subject.samples]
-    masks = _masks(subject, [each.shape for each in found])
-    return dict(metrics.evaluate(scores, labels, [each[0] for each in found], masks))
+    """Image and pixel metrics, and an interval for the image AUROC; they need no units or thresholds, so nothing is calibrated."""
+    found, labels = maps(subject), [sample.label or 0 for sample in subject.samples]
+    scores = [float(image_score(each[None], min(subject.config.scoring.top_k, each.numel()))) for each in found]
+    values = metrics.evaluate(scores, labels, [each[0] for each in found], _masks(subject, found))
+    if values["image_AUROC"] is None:
+        return values
+    interval = metrics.bootstrap(metrics.image_auroc, scores, labels, strata=labels)
+    return values | {"image_AUROC_low": interval.low, "image_AUROC_high": interval.high}
 
 
 def segmentation(subject: Subject) -> Values:
-    """Masks at Otsu's threshold of each map against the true ones, calibration of the maps as confidences, and AUC."""
+    """Masks at Otsu's threshold of each map against the true ones, AUC, and calibration of the maps as confidences."""
     found = [each[0] for each in maps(subject)]
-    masks = [
-        torch.zeros(each.shape, dtype=torch.bool) if mask is None and not sample.label else mask
-        for each, mask, sample in zip(found, _masks(subject, [m.shape for m in found]), subject.samples, strict=True)
-    ]
-    pairs = [(values, mask) for values, mask in zip(found, masks, strict=True) if mask is not None]
-    if not any(bool(mask.any()) for _, mask in pairs):
+    masks, labels = _masks(subject, found), [sample.label or 0 for sample in subject.samples]
+    predicted = [values > metrics.otsu_threshold(values) for values in found]
+    values = metrics.evaluate([float(each.max()) for each in found], labels, found, masks, predicted)
+    if values.get("Dice_mean") is None:
         raise DataError("No test image has a mask with anomalous pixels; add ground_truth masks for this experiment.")
-    known, truth = [values for values, _ in pairs], [mask for _, mask in pairs]
-    predicted = [values > metrics.otsu_threshold(values) for values in known]
-    quality = metrics.mask_metrics(metrics.Confusion.of(predicted, truth))
-    both = [(v, m) for v, m in pairs if bool(m.any()) and not bool(m.all())]
+    pairs = [
+        (each, torch.zeros(each.shape, dtype=torch.bool) if mask is None else mask)
+        for each, mask, label in zip(found, masks, labels, strict=True)
+        if mask is not None or not label
+    ]
     # Images in [0, 1] have errors in [0, 1]; those here are twice as large, and four times as large squared.
     largest = 2.0 if subject.config.scoring.map == "absolute" else 4.0
-    return {
-        "Dice": quality["Dice_mean"],
-        "Dice_sd": quality["Dice_sd"],
-        "IoU": quality["IoU_mean"],
-        "precision": quality["Precision_mean"],
-        "recall": quality["Recall_mean"],
-        "balanced_accuracy": quality["BalancedAccuracy_mean"],
-        "AUC_per_image": sum(metrics.pixel_auroc([v], [m]) for v, m in both) / len(both) if both else None,
-        "pixel_AUROC": metrics.pixel_auroc(known, truth),
-        "ECE": metrics.expected_calibration_error(known, truth, scale=largest),
+    named = {
+        "Dice": "Dice_mean",
+        "Dice_sd": "Dice_sd",
+        "IoU": "IoU_mean",
+        "precision": "Precision_mean",
+        "recall": "Recall_mean",
     }
+    named |= {name: name for name in ("pixel_AUROC", "pixel_AUROC_per_image")}
+    named["balanced_accuracy"] = "BalancedAccuracy_mean"
+    ece = metrics.expected_calibration_error(*map(list, zip(*pairs, strict=True)), scale=largest)
+    return {name: values[theirs] for name, theirs in named.items()} | {"ECE": ece}
 
 
 def similarity(subject: Subject) -> Values:

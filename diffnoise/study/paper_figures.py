@@ -77,7 +77,7 @@ def _losses() -> tuple[tuple[dict[str, Any], dict[str, float]], ...]:
             "Dice": dice,
             "Dice_sd": spread,
             "IoU": iou,
-            "AUC_per_image": auc,
+            "pixel_AUROC_per_image": auc,
             "precision": as_recall,
             "recall": as_precision,
         }

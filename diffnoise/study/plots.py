@@ -41,7 +41,11 @@ def draw(experiment: Experiment, records: Sequence[Record], folder: Path) -> Pat
         if experiment.x is not None and (labels := axes[0].get_legend_handles_labels())[0]:
             figure.legend(*labels, loc="outside lower center", ncols=4)
         if theirs and experiment.x is not None:
-            figure.suptitle("dashed: as the paper prints it, on its own data", fontsize=7, color="#5c636c")
+            figure.suptitle(
+                "dashed: as the paper prints it, on its own data; bands: 95 % of resampled test images",
+                fontsize=7,
+                color="#5c636c",
+            )
         return save(figure, folder / f"{experiment.name}.png")
 
 
@@ -52,11 +56,15 @@ def _lines(place: Axes, records: Sequence[Record], name: str, x: str) -> None:
     for number, rest in enumerate(series):
         colour = COLOURS.get(rest, f"C{number}")
         own = [record for record in records if _rest(record, x) == rest]
-        measured = [(r["at"][x], r["values"][name]) for r in own if r["values"][name] is not None]
+        known = [r for r in own if r["values"][name] is not None]
+        measured = [(r["at"][x], r["values"][name]) for r in known]
         published = [(r["at"][x], r["paper"][name]) for r in own if name in r["paper"]]
         for points, style, label in ((measured, "o-", rest), (published, "s--", None)):
             if points:
                 place.plot(*zip(*points, strict=True), style, color=colour, markersize=3, label=label or None)
+        if known and f"{name}_low" in known[0]["values"]:
+            ends = ([r["values"][f"{name}_{end}"] for r in known] for end in ("low", "high"))
+            place.fill_between([r["at"][x] for r in known], *ends, color=colour, alpha=0.1, linewidth=0)
     place.set_xlabel(x)
 
 

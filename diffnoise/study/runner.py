@@ -309,5 +309,10 @@ class _Workshop:
         return self._errors[1]
 
 
+def _finite(value: float | None) -> float | None:
+    """NaN and infinity, which JSON does not know, are no value."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 def _place(cell: Cell) -> str:
     return ", ".join(f"{name} {value}" for name, value in cell.at.items())

@@ -50,7 +50,7 @@ def write(folder: Path, experiment: Experiment, records: Sequence[dict[str, Any]
     text = io.StringIO()
     writer = csv.writer(text)
     paper = [f"paper: {name}" for name in theirs]
-    writer.writerow([*columns, *experiment.quantities, *paper, "seconds", "training", "error"])
+    writer.writerow([*columns, *experiment.quantities, *paper, "measuring_seconds", "training", "error"])
     for record in records:
         at, values, published = record["at"], record["values"], record["paper"]
         writer.writerow(
