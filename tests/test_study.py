@@ -64,6 +64,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
     with pytest.MonkeyPatch.context() as patch:
         for name in PRESETS:
             patch.setitem(PRESETS, name, {part: TINY[part] for part in ("model", "framing", "scoring")})
+        patch.setattr("diffnoise.study.plots.PANELS", 1)  # drawing is slow
         shown: list[str] = []
         patch.setattr("builtins.print", lambda *texts, file=None, **_: shown.append(texts[0]) if file is None else None)
         code = cli.main(
@@ -487,7 +488,7 @@ def test_a_change_of_settings_is_another_training_and_another_measurement(data, 
 def test_the_limit_spreads_over_the_test_images(data, tmp_path):
     everything = find_samples(data, "test")
     assert tiny_study(data, tmp_path).samples == everything == tiny_study(data, tmp_path, limit=99).samples
-    assert tiny_study(data, tmp_path, limit=3).samples == everything[::2]
+    assert [everything.index(sample) for sample in tiny_study(data, tmp_path, limit=3).samples] == [0, 1, 3]
 
 
 def test_a_configuration_file_changes_the_papers_scoring_but_not_the_cells(data, tmp_path):
