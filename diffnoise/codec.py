@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import CheckpointError
+from .optional import optional
 
 CodecKind = Literal["pixels", "autoencoder_kl"]
 
@@ -29,7 +29,8 @@ class Coder(Protocol):
 
 @dataclass(frozen=True)
 class Codec:
-    """Which codec: kind "pixels", or "autoencoder_kl" with the `path` of a folder that diffusers' `AutoencoderKL.save_pretrained` wrote."""
+    """Which codec: kind "pixels", or "autoencoder_kl" with the `path` of a folder that diffusers' `AutoencoderKL.save_pretrained` wrote,
+    or the name of a model that diffusers can fetch, such as "stabilityai/sd-vae-ft-mse"."""
 
     kind: CodecKind = "pixels"
     path: str | None = None
@@ -96,24 +97,22 @@ class AutoencoderKL(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, image_channels: int) -> AutoencoderKL:
-        """Reads a local folder with config.json and safetensors; nothing is downloaded. Raises `CheckpointError`."""
-        path = Path(path)
-        try:
-            kind = json.loads((path / "config.json").read_text(encoding="utf-8"))["_class_name"]
-        except (OSError, ValueError, LookupError, TypeError):
-            kind = None
-        if kind != "AutoencoderKL":
+        """Reads a folder with config.json and safetensors, or has diffusers fetch a model of that name. Raises `CheckpointError`."""
+        folder = Path(path).is_dir()
+        if folder and not _holds_autoencoder(Path(path)):
             raise CheckpointError(
-                f"{path} does not hold an AutoencoderKL; give a folder with config.json and diffusion_pytorch_model.safetensors, such as "
-                f"stabilityai/sd-vae-ft-mse, copied from a machine that can fetch it. {_FALLBACK}"
+                f"{path} does not hold an AutoencoderKL; give a folder with config.json and diffusion_pytorch_model.safetensors. {_FALLBACK}"
             )
         model_class = _diffusers_autoencoder()
         try:
             model, found = model_class.from_pretrained(
-                path, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+                path, use_safetensors=True, local_files_only=folder, low_cpu_mem_usage=False, output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"The autoencoder in {path} cannot be read ({error}). {_FALLBACK}") from error
+        except Exception as error:  # of whatever library the download went through
+            raise CheckpointError(
+                f"The autoencoder {path} can neither be read nor fetched ({error}). Copy its folder from a machine that can fetch it and give "
+                f"that folder as path. {_FALLBACK}"
+            ) from error
         if wrong := [name for names in found.values() for name in names]:
             raise CheckpointError(
                 f"The autoencoder in {path} is not whole: {len(wrong)} tensors are missing, unknown or wrong, such as {wrong[0]}. {_FALLBACK}"
@@ -151,13 +150,15 @@ class AutoencoderKL(nn.Module):
         return images.mean(1, keepdim=True) if self._image_channels == 1 else images
 
 
-_FALLBACK = 'Without an autoencoder use the kind "pixels".'
+_FALLBACK = 'Without an autoencoder use the kind "pixels", or the preset dynamic-noise/pixels.'
+
+
+def _holds_autoencoder(folder: Path) -> bool:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"] == "AutoencoderKL"
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _diffusers_autoencoder() -> Any:
-    try:
-        return importlib.import_module("diffusers.models.autoencoders.autoencoder_kl").AutoencoderKL
-    except (ImportError, RuntimeError) as error:
-        raise RuntimeError(
-            f'An autoencoder needs diffusers, which cannot be imported ({error}); install it with: pip install "diffnoise[latent]"'
-        ) from error
+    return optional("diffusers.models.autoencoders.autoencoder_kl", "latent").AutoencoderKL

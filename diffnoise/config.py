@@ -109,7 +109,8 @@ def _updated_section(name: str, section: Section, change: dict[str, Any]) -> Sec
     hints = get_type_hints(type(section))
     for key, value in change.items():
         if not _fits(value, hints[key]):
-            raise ValueError(f"{key} in section {name} of the configuration cannot be {value!r}.")
+            choices = f"; choose one of {', '.join(get_args(hints[key]))}" if get_origin(hints[key]) is Literal else ""
+            raise ValueError(f"{key} in section {name} of the configuration cannot be {value!r}{choices}.")
     return type(section)(**(known | change))
 
 

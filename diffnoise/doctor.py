@@ -65,6 +65,7 @@ def _samples() -> dict[str, tuple[Any, ...]]:
         "anomaly_map": (x_t, anomaly.gaussian_taps(2.0), x_0, torch.tensor([[0.1, 2.0]]), True),
         "group_norm_silu": (x_0, 1, x_0[0, :, 0, 0], x_t[0, :, 0, 0], *(image[..., 0, 1] for image in images[:3])),
         "kl_map": (x_0, x_t, output, t, table, variance, 1.0),
+        "interval_counts": (x_0.flatten(), x_0[0, 0, 0].unique()),
     }
 
 

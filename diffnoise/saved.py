@@ -86,10 +86,7 @@ def load(
             codec.load_state_dict(_under("codec", tensors))
         backbone = None
         if meta.get("features") is not None:
-            settings = Features(**meta["features"])
-            backbone = Backbone(replace(settings, weights="random"))
-            backbone.load_state_dict(_under("features", tensors))
-            backbone.settings = settings
+            backbone = Backbone(Features(**meta["features"]), _under("features", tensors))
         adaptation = meta.get("adaptation")
         detector = Detector(
             model if model is not None else config_from_dict(meta["model"]),

@@ -22,7 +22,7 @@ from torch import Tensor
 from diffnoise import bench, cli, ops
 from diffnoise.bench import check, jobs, limits, machine, measure, ratios, table, timing, work
 from diffnoise.bench.cases import CASES, Case, read_bytes, written_bytes
-from diffnoise.bench.peers import Peer, classic_simplex, divergence, mixture, opensimplex, steps
+from diffnoise.bench.peers import Peer, classic_simplex, divergence, mixture, opensimplex, ranking, steps
 from diffnoise.bench.peers.own import OURS, positional
 from diffnoise.ops import _native, _philox
 from diffnoise.ops._opensimplex import channel_seeds
@@ -36,7 +36,8 @@ NAMES = {case.name: case for case in CASES}
 def small(name: str) -> Case:
     """The case with a result of few values."""
     case = NAMES[name]
-    shape = (2, 40) if case.op is ops.simplex_noise_at else (2, case.shapes["cpu"][1], 9, 16)
+    flat = {ops.simplex_noise_at: (2, 40), ops.interval_counts: (81,)}
+    shape = flat[case.op] if case.op in flat else (2, case.shapes["cpu"][1], 9, 16)
     return dataclasses.replace(case, shapes={"cpu": shape, "cuda": shape})
 
 
@@ -63,6 +64,7 @@ def test_bytes_are_those_of_the_images_and_points():
     step, field = small("reverse_step_ddpm"), small("simplex_noise_3d")
     assert read_bytes(step.arguments(CPU)) == 3 * 4 * 2 * 3 * 9 * 16  # x_t, the output and the noise
     assert read_bytes(field.arguments(CPU)) == 0
+    assert read_bytes(small("interval_counts").arguments(CPU)) == 4 * 40 * 74
     assert read_bytes(small("simplex_noise_at_3d").arguments(CPU)) == 8 * 2 * 40 * 3
     assert written_bytes((2, 3, 9, 16)) == 4 * 864
 
@@ -202,6 +204,9 @@ def test_ratios_beside_their_goals():
         synthetic(
             "anomaly_map_mean", 0.01, {"scipy uniform_filter": 0.09, "cv2.blur, map by map": 0.05, "another": 0.02}
         ),
+        synthetic(
+            "interval_counts", 0.01, {ranking.OURS_TOGETHER.name: 0.02, ranking.BEST_TOGETHER.name: 0.5}, threads=2
+        ),
     ]
     found = {entry["what"]: entry for entry in ratios.ratios(rows)}
     expected = {
@@ -211,10 +216,11 @@ def test_ratios_beside_their_goals():
         "simplex 3-D: time with new seeds against that with the same": (1.2, False),
         "kl_map on the GPU: share of its limit": (0.5, False),
         "mean filter of errors against cv2.blur, map by map": (5, True),
+        f"AUROC, AP and AUPRO, 2 threads, against {ranking.BEST_TOGETHER.name}": (25, False),
     }
     assert {what: (pytest.approx(entry["value"]), entry["met"]) for what, entry in found.items()} == expected
     text = table.ratios(list(found.values()))
-    assert text.count("missed") == 3 and "40.00 x" in text and "at least 30 x" in text and "at most 1.05 x" in text
+    assert text.count("missed") == 4 and "40.00 x" in text and "at least 30 x" in text and "at most 1.05 x" in text
     assert table.ratios([]) == ""
 
 
@@ -261,8 +267,8 @@ def test_peers_do_work_of_that_shape(case, peer):
     if absent or (peer.name.endswith("numba loop") and importlib.util.find_spec("numba") is None):
         pytest.skip("not installed")
     case = small(case.name)
-    value = torch.as_tensor(peer.prepare(case.arguments(CPU))())
-    assert value.shape == case.shape(CPU) and value.isfinite().all()
+    value = torch.as_tensor(peer.prepare(case.arguments(CPU))(), dtype=torch.float64)
+    assert value.shape == ((3,) if peer in ranking.TOGETHER else case.shape(CPU)) and value.isfinite().all()
     assert value.std() > 0 or peer is mixture.WRITE
 
 
@@ -294,6 +300,18 @@ def test_the_libraries_filter_the_same(name):
             if all(importlib.util.find_spec(module) for module in peer.needs):
                 value = torch.as_tensor(peer.prepare(arguments)())
                 torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_the_libraries_rank_the_same():
+    arguments = small("interval_counts").arguments(CPU)
+    for peer in ranking.COUNTS:
+        assert torch.equal(torch.as_tensor(peer.prepare(arguments)()), ops.interval_counts.reference(**arguments))
+    pytest.importorskip("sklearn")
+    maps, masks = ranking.maps_and_masks(100 * 224 * 224)
+    assert len(maps) == 100 and 0.012 < sum(mask.sum() for mask in masks) / (100 * 224 * 224) < 0.015
+    ours, *theirs = (peer.prepare(arguments)() for peer in ranking.TOGETHER)
+    for peer in theirs:
+        assert peer == pytest.approx(ours, abs=1e-12)
 
 
 @pytest.mark.parametrize("dims", (2, 3, 4))

@@ -12,7 +12,7 @@ import tifffile
 import torch
 from conftest import build_category, python_environment, texture
 from PIL import Image
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 import diffnoise as dn
 from diffnoise import cli
@@ -118,6 +118,14 @@ def test_the_metrics_of_eval_are_those_of_scikit_learn(
     assert metrics["pixel_AUROC"] == pytest.approx(roc_auc_score(true, pooled), abs=1e-9)
     assert metrics["pixel_AP"] == pytest.approx(average_precision_score(true, pooled), abs=1e-9)
     assert metrics["pixel_AUPRO"] == pytest.approx(aupro_by_hand(pixels, truth), abs=1e-6)
+    assert metrics["image_AP"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+    best = max(f1_score(true, pooled >= threshold) for threshold in np.quantile(pooled, np.linspace(0, 1, 50)))
+    assert best <= metrics["pixel_F1Max"] <= 1
+    each = [roc_auc_score(t, p) for t, p in zip(truth, pixels, strict=True) if t.any()]
+    assert metrics["pixel_AUROC_per_image"] == pytest.approx(np.mean(each), abs=1e-9)
+    found = pooled > dn.load(run).calibration.pixel_threshold
+    assert metrics["pixel_Dice"] == pytest.approx(f1_score(true, found, zero_division=0), abs=1e-6)
+    assert metrics["pixel_BalancedAccuracy"] == pytest.approx(balanced_accuracy_score(true, found), abs=1e-6)
     assert metrics["images"] == 8 and metrics["failed"] == 0 and metrics["fps"] > 0
     report = (tmp_path / "report.html").read_text()
     assert "pixel_AUPRO" in report or "AUPRO" in report
@@ -125,6 +133,21 @@ def test_the_metrics_of_eval_are_those_of_scikit_learn(
     assert {k: v for k, v in json.loads(again).items() if k != "fps"} == {
         k: v for k, v in metrics.items() if k != "fps"
     }
+
+
+def test_a_large_set_is_evaluated_in_constant_memory(
+    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, data = trained
+    code, out, _ = call(capsys, "eval", run, data, "--json")
+    exact = json.loads(out)
+    monkeypatch.setattr("diffnoise.cli.EXACT_PIXELS", 1000)
+    code_again, out, err = call(capsys, "eval", run, data, "--json")
+    assert code == code_again == 0 and "more than 1000 pixels: the pixel metrics come from a histogram" in err
+    found = json.loads(out)
+    assert found.keys() == exact.keys()
+    for name in ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_Dice", "Dice_sd"):
+        assert found[name] == pytest.approx(exact[name], abs=1e-3)
 
 
 def aupro_by_hand(maps: list[np.ndarray], masks: list[np.ndarray], limit: float = 0.3) -> float:

@@ -1,10 +1,12 @@
 """The codecs against diffusers' own AutoencoderKL, tiny and random."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffnoise.checkpoint import CheckpointError
@@ -111,12 +113,16 @@ def test_missing_weights_name_a_way_on(folder, damage):
     elif damage == "torn":
         weights.write_bytes(weights.read_bytes()[:1000])
     elif damage == "part":
-        from safetensors.torch import load_file, save_file
-
         tensors = load_file(weights)
         del tensors["encoder.conv_in.weight"]
         save_file(tensors, weights, {"format": "pt"})
     else:
         (folder / "config.json").write_text(json.dumps({"_class_name": "VQModel"}))
     with pytest.raises(CheckpointError, match='use the kind "pixels"'):
+        Codec("autoencoder_kl", str(folder)).build(3)
+
+
+def test_a_missing_diffusers_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers.models.autoencoders.autoencoder_kl", None)
+    with pytest.raises(RuntimeError, match=r'need diffusers .*pip install "diffnoise\[latent\]"'):
         Codec("autoencoder_kl", str(folder)).build(3)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,44 +10,61 @@ import torch
 import diffnoise as dn
 from diffnoise.config import Config
 from diffnoise.methods import PRESETS, preset
+from diffnoise.models import build
 
-SCHEDULES = {"anoddpm": 2e-2, "kl-map": 2e-2}  # the end of the others is 1e-2
+# The betas' end by the papers; cosine schedules end at their limit.
+ENDS = {"noise-study": 1e-2, "dynamic-noise": 1.95e-2, "kl-map": 2e-2, "dtu-net": 0.999, "small": 1e-2}
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_builds_its_configuration_and_its_model(name: str) -> None:
     config = preset(name)
+    size = config.framing.size // (1 if config.codec.kind == "pixels" else 8)
     with torch.device("meta"):
-        model = dn.UNet(config.model)
-        size = config.framing.size
+        model = build(config.model)
         output = model(torch.empty(1, config.model.image_channels, size, size), torch.zeros(1, dtype=torch.int64))
-    assert tuple(output.shape) == (
-        1,
-        config.model.image_channels * (2 if config.model.learn_variance else 1),
-        size,
-        size,
-    )
-    assert max(config.scoring.starts) <= config.schedule.steps
+    output = getattr(output, "sample", output)
+    outputs = config.model.image_channels * (2 if config.model.learn_variance else 1)
+    assert tuple(output.shape) == (1, outputs, size, size)
+    assert max(config.scoring.scales) <= config.schedule.steps
     assert config.scoring.variance != "learned_range" or config.model.learn_variance
-    assert config.schedule.betas[-1] == SCHEDULES.get(name, 1e-2)
+    assert config.schedule.betas[-1] == pytest.approx(ENDS.get(name.partition("/")[0], 2e-2))
+    assert (config.features is None) == (config.scoring.features == "none" and config.scoring.dynamic is None)
     json.dumps(PRESETS[name])  # what a configuration file can hold
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "published"),
+    [
+        ("dynamic-noise", {}, 281_088_004),
+        ("ddad", {"image_channels": 3}, 32_952_707),
+        ("anoddpm", {}, 131_649_793),
+        ("dtu-net/tsimplex", {}, 16_396_668),
+        ("dtu-net/tsimplex", {"depth": 12, "image_channels": 3, "refine": True}, 28_863_812),
+    ],
+)
+def test_presets_have_the_size_of_the_published_networks(name: str, changes: dict[str, Any], published: int) -> None:
+    config = preset(name).updated({"model": changes})
+    with torch.device("meta"):
+        model = build(config.model)
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(published, rel=1e-4)
+
+
 def test_presets_follow_their_papers() -> None:
-    gmm, anoddpm, kl = preset("noise-study/gmm"), preset("anoddpm"), preset("kl-map")
-    assert (
-        gmm.noise == dn.noise.GaussianMixture()
-        and gmm.scoring.starts == (200,)
-        and gmm.scoring.steps == 200
-        and gmm.scoring.filter_size == 5
-    )
-    assert (
-        preset("noise-study/simplex").scoring.filter_size == 11
-        and gmm.training.learning_rate == 1e-4
-        and gmm.training.batch_size == 6
-    )
+    gmm, anoddpm, kl, dynamic = (preset(name) for name in ("noise-study/gmm", "anoddpm", "kl-map", "dynamic-noise"))
+    assert gmm.noise == dn.noise.GaussianMixture() and gmm.scoring.starts == (200,)
+    assert gmm.scoring.steps == 200 and gmm.scoring.filter_size == 5
+    assert preset("noise-study/simplex").scoring.filter_size == 11
+    assert gmm.training.learning_rate == 1e-4 and gmm.training.batch_size == 6
     assert anoddpm.scoring.starts == (250,) and anoddpm.training.t_max == 800 and anoddpm.model.channels == 128
     assert kl.scoring.starts == (21, 202, 402) and kl.scoring.top_k == 64 and kl.model.learn_variance
+    assert kl.scoring.weights == (pytest.approx(1 / 6),) * 6
+    assert dynamic.scoring.dynamic is not None and dynamic.scoring.scales == (20, 30, 40, 50, 60, 70, 80)
+    assert dynamic.scoring.weights == (0.85, 0.15) and dynamic.scoring.omega == 0
+    weights = dynamic.scoring.guidance_weights(dynamic.schedule)
+    assert weights[80] == pytest.approx(7 * (1 - 0.837663), abs=1e-5)
+    tsimplex = preset("dtu-net/tsimplex").noise
+    assert (tsimplex.octaves, tsimplex.persistence, tsimplex.frequency) == (6, 0.9, 64)
 
 
 def test_an_unknown_preset_is_refused_with_the_names() -> None:
@@ -66,7 +84,12 @@ def test_changes_touch_only_what_they_name() -> None:
             "prediction": "sample",
             "framing": {"size": 16},
             "scoring": {"starts": [3, 5], "clip": None},
-            "training": {"max_steps": 3, "augment": "hflip,rotate=5"},
+            "training": {
+                "max_steps": 3,
+                "augment": "hflip,rotate=5",
+                "loss": "l2+vlb+ms_ssim",
+                "learning_rate_schedule": "step",
+            },
         }
     )
     assert changed.model == dn.UNetConfig(channels=8, channel_mult=(1, 2))
@@ -78,6 +101,7 @@ def test_changes_touch_only_what_they_name() -> None:
         and changed.scoring.filter == config.scoring.filter
     )
     assert changed.training.augment == dn.Augment(hflip=True, rotate=5.0) and changed.training.max_minutes == 15
+    assert changed.training.loss == "l2+vlb+ms_ssim" and changed.training.learning_rate_schedule == "step"
     as_object = config.updated({"training": {"augment": {"hflip": True, "rotate": 5}}})
     assert as_object.training.augment == changed.training.augment
     assert config == config.updated({}) and config.framing.mode == "resize"
@@ -112,6 +136,12 @@ def test_changes_touch_only_what_they_name() -> None:
         ({"scoring": {"map": "cubed"}}, "map"),
         ({"training": {"learning_rate": "fast"}}, "learning_rate .*'fast'"),
         ({"training": {"learning_rate": float("nan")}}, "learning_rate"),
+        ({"training": {"loss": "l2+gan"}}, "loss .*vlb.*'gan'"),
+        ({"training": {"loss": ["l2"]}}, "loss .*'l2'"),
+        ({"training": {"vlb_weight": "1"}}, "vlb_weight .*'1'"),
+        ({"training": {"learning_rate_schedule": "stairs"}}, "'stairs'; choose one of cosine, linear, step, constant"),
+        ({"training": {"decay_at": 75}}, "decay_at .*between 0 and 1"),
+        ({"training": {"label_dropout": -1}}, "label_dropout .*between 0 and 1"),
         ({"training": {"augment": "spin"}}, "spin"),
         ({"training": {"augment": {"spin": 1}}}, "spin in section training.augment"),
         ({"training": {"augment": 3}}, "augment"),

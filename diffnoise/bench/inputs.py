@@ -15,6 +15,7 @@ Shape = tuple[int, ...]
 Inputs = Callable[[Shape, torch.device], Arguments]
 T = 500  # diffusers takes one t for the whole batch
 GUIDANCE = 2.0
+VALUES_PER_EDGE = 74  # 1.35 % of the pixels are anomalous
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -118,5 +119,19 @@ def normalisation(groups: int) -> Inputs:
             "scale": scale.to(device),
             "shift": shift.to(device),
         }
+
+    return make
+
+
+def ranks() -> Inputs:
+    """Of `interval_counts`, for a result of the shape: squared normal values, and among them the edges, larger ones on average."""
+
+    def make(shape: Shape, device: torch.device) -> Arguments:
+        count, generator = shape[0] // 2, _generator()
+        chosen = (2 * torch.randn(2 * count, generator=generator)).square().unique()
+        edges = chosen[torch.randperm(len(chosen), generator=generator)[:count]].sort().values
+        others = torch.randn((VALUES_PER_EDGE - 1) * count, generator=generator).square()
+        values = torch.cat([edges, others])[torch.randperm(VALUES_PER_EDGE * count, generator=generator)]
+        return {"values": values.to(device), "edges": edges.to(device)}
 
     return make

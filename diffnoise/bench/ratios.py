@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .peers import Peer, classic_simplex, divergence, filters, gaussian, mixture, opensimplex, steps
+from .peers import Peer, classic_simplex, divergence, filters, gaussian, mixture, opensimplex, ranking, steps
 from .peers.own import NEW_SEEDS, OURS
 
 Rows = Iterable[dict[str, Any]]
@@ -80,6 +80,12 @@ def _all(rows: Rows) -> Iterator[dict[str, Any]]:
     mean, blur = Where("anomaly_map_mean"), Where("anomaly_map_gaussian")
     yield _faster("mean filter of errors", rows, mean, _fastest(rows, mean, filters.MEAN), 4)
     yield _faster("Gaussian filter of errors", rows, blur, _fastest(rows, blur, filters.GAUSSIAN), 4)
+    for threads in (1, 2):
+        ranks = Where("interval_counts", threads)
+        for peer in (ranking.THEIRS_TOGETHER, ranking.BEST_TOGETHER):
+            value = _ratio(ranks.seconds(rows, peer.name), ranks.seconds(rows, ranking.OURS_TOGETHER.name))
+            of = f"{threads} thread{'s' if threads > 1 else ''}"
+            yield _entry(f"AUROC, AP and AUPRO, {of}, against {peer.name}", value, "x", least=30)
     for case, least in (("simplex_noise_4d", 0.5), ("simplex_noise_3d", 0.5), ("reverse_step_ddpm", 0.8),
                         ("reverse_step_ddpm_noise", 0.8), ("reverse_step_ddim", 0.8), ("kl_map", 0.8)):  # fmt: skip
         share = Where(case, None, device="cuda").share(rows)

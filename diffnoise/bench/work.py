@@ -22,6 +22,8 @@ DIVERGENCE = 12 + EXP
 SQUARED_ERROR, MEAN_FILTER = 2, 8
 # Moments 3, normalising 2, SiLU: exp, a sum, a reciprocal of 6 and a product.
 NORM_SILU = 5 + EXP + 8
+# A value's key 4, its bucket 3, two comparisons with a sum each 4, its cell 3 and one more in its count.
+RANK = 15
 # A lattice point's term on a grid, where all but x is known per row: r^2, its positive part, two squarings, the gradient's
 # product, the sum.
 TERM_ON_A_GRID = 6

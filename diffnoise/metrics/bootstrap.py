@@ -94,10 +94,8 @@ def _cells(histogram: PixelHistogram) -> tuple[np.ndarray, np.ndarray]:
     mass = (good / good.sum() + anomalous / anomalous.sum()) / 2
     above = np.cumsum(mass[::-1])[::-1] - mass
     cell = np.minimum(above * CELLS, CELLS - 1).astype(np.int64)
-    lowest, highest = np.full(CELLS, np.inf), np.full(CELLS, -np.inf)
-    np.minimum.at(lowest, cell, histogram.lowest)
-    np.maximum.at(highest, cell, histogram.highest)
-    return cell, lowest < highest
+    bins_used = np.bincount(cell[~np.isnan(histogram.value)], minlength=CELLS)
+    return cell, (bins_used > 1) | (np.bincount(cell[histogram.mixed], minlength=CELLS) > 0)
 
 
 def _resamples(strata: np.ndarray, replicates: int, seed: int) -> np.ndarray:

@@ -15,6 +15,7 @@ NAMES = (
     *("image_AUROC", "image_AP", "image_F1Max"),
     *("pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_F1Max", "pixel_AUROC_per_image"),
 )
+EXACT_PIXELS = 1 << 28  # 1 GiB of maps
 
 
 class Evaluation:
@@ -57,7 +58,7 @@ class Evaluation:
             raise ValueError("A predicted mask needs its anomaly map.")
         pair = None
         if anomaly_map is not None:
-            pair = map_and_mask(anomaly_map, np.zeros(anomaly_map.shape, bool) if mask is None else mask)
+            pair = map_and_mask(anomaly_map, np.broadcast_to(False, anomaly_map.shape) if mask is None else mask)
         self._scores.append(score)
         self._labels.append(label)
         if pair is None or (mask is None and label):
