@@ -37,7 +37,7 @@ TINY = {
     "framing": {"size": 16},
     "scoring": {"starts": [50], "samples": 1},
     "features": {"backbone": "test_resnet", "weights": "random", "layers": [1, 2]},
-    "training": {"max_steps": 3, "warmup": 1, "precision": "fp32", "batch_size": 4},
+    "training": {"max_steps": 1, "warmup": 1, "precision": "fp32", "batch_size": 4},
 }
 HOSTILE = '<img src=x onerror="alert(1)">&amp;'
 
@@ -184,7 +184,7 @@ def test_a_second_call_measures_nothing(whole, data, monkeypatch):
     for experiment in chosen:
         for row, written in zip(rows[experiment.name], results(folder, experiment.name), strict=False):
             assert {name: row.values[name] for name in experiment.quantities} == written["values"]
-    assert all(facts["steps"] == 3 and facts["training"]["max_steps"] == 3 for facts in trainings.values())
+    assert all(facts["steps"] == 1 == facts["training"]["max_steps"] for facts in trainings.values())
 
 
 # The figures.
@@ -478,7 +478,7 @@ def test_identities_follow_the_settings(data, tmp_path):
 
 def test_a_change_of_settings_is_another_training_and_another_measurement(data, tmp_path, counted):
     experiment = small("noise-steps", 0)
-    longer = TINY | {"training": TINY["training"] | {"max_steps": 4}}
+    longer = TINY | {"training": TINY["training"] | {"max_steps": 2}}
     for changes in (TINY, longer, TINY | {"scoring": {"seed": 1}}):
         run(Study(data, tmp_path, changes=[changes], reverse_steps=2, device="cpu"), [experiment], quiet)
     run(tiny_study(data, tmp_path, limit=4), [experiment], quiet)
