@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from diffnoise import cli
+from diffnoise import cli, study
 from diffnoise.noise import (
     KINDS,
     NOISE_VERSION,
@@ -398,10 +398,11 @@ def test_what_failed_is_named_and_the_rest_is_drawn(tmp_path: Path, capsys, monk
 
 
 def test_without_matplotlib_the_command_says_what_to_install(tmp_path: Path, capsys, monkeypatch):
-    for name in ("drawing", "noises.panels", "noises.pictures"):
-        monkeypatch.delitem(sys.modules, f"diffnoise.study.{name}")
-    for name in ("panels", "pictures"):
-        monkeypatch.delattr(noises, name)
+    for name in ("drawing", "plots", "results", "noises.panels", "noises.pictures", "noises.report"):
+        monkeypatch.delitem(sys.modules, f"diffnoise.study.{name}", raising=False)
+    for package, names in ((study, ("results",)), (noises, ("report", "pictures"))):
+        for name in names:
+            monkeypatch.delattr(package, name, raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, error = call(capsys, "--output", tmp_path / "x")
     assert code == 1 and "pip install matplotlib" in error and not (tmp_path / "x").exists()
