@@ -16,7 +16,8 @@ namespace diffnoise {
 // A lattice point and its disc: of every column of registers that the tile has, the rows in reach.
 template <class T>
 struct Disc {
-    double x, y, left;  // in wavelengths
+    double x, y, left;         // in wavelengths from the pixel that rows and columns count from
+    std::int64_t row, column;  // of the tile's first pixel
     Slope<T> slope;
     std::int64_t row_begin, row_end, column_begin, column_end;  // pixels of the tile in reach
 };
@@ -42,7 +43,7 @@ DN_HD void add_disc(const Disc<T>& disc, double step, const Tile<T>& tile, std::
     if (start >= stop) return;
     T left[kStripRows], dy[kStripRows];
     for (std::int64_t i = start; i < stop; ++i) {
-        const double d = static_cast<double>(tile.y + i) * step - disc.y;
+        const double d = static_cast<double>(disc.row + i) * step - disc.y;
         left[i - start] = static_cast<T>(disc.left - d * d);
         dy[i - start] = static_cast<T>(d);
     }
@@ -53,7 +54,7 @@ DN_HD void add_disc(const Disc<T>& disc, double step, const Tile<T>& tile, std::
         if (begin >= end) continue;
         alignas(64) T dx[lanes];
         for (int lane = 0; lane < lanes; ++lane) {
-            dx[lane] = static_cast<T>(static_cast<double>(tile.x + column * lanes + lane) * step - disc.x);
+            dx[lane] = static_cast<T>(static_cast<double>(disc.column + column * lanes + lane) * step - disc.x);
         }
         const V d = *reinterpret_cast<const V*>(dx), squared = d * d, g_x = disc.slope.g_0 + disc.slope.g_x * d;
         T* sum = tile.sum + begin * tile.stride + column * lanes;
@@ -71,6 +72,8 @@ DN_HD void add_discs(const Plane<D>& plane, const Bounds& bounds, const Tile<T>&
     const ScaledGradients<D, T> gradients(plane.amplitude);
     const double step = 1 / plane.wavelength, width = (lanes - 1) * step;
     const std::int64_t columns = (tile.columns + lanes - 1) / lanes;
+    const bool whole = plane.wavelength == std::floor(plane.wavelength) && plane.wavelength < 1 << 20;
+    const std::int64_t pixels = whole ? static_cast<std::int64_t>(plane.wavelength) : 0;
     discs.all.clear(), discs.first.clear(), discs.last.clear();
     for_each_family(plane, bounds, [&](const Family& family) __attribute__((always_inline)) {
         const T d_2 = static_cast<T>(family.d[0]), d_3 = static_cast<T>(family.d[1]);
@@ -78,20 +81,23 @@ DN_HD void add_discs(const Plane<D>& plane, const Bounds& bounds, const Tile<T>&
             const Line line = line_of<D>(family, n);
             const Range range = range_of(family, line, bounds);
             for (std::int64_t u = range.begin; u <= range.end; ++u) {
-                const double x = static_cast<double>(u) + family.x, y = static_cast<double>(line.rest - u) + family.y;
-                const Span rows = within(y, family.reach, plane.wavelength, tile.y, tile.rows);
-                const Span reached = within(x, family.reach, plane.wavelength, tile.x, tile.columns);
+                // Of a whole-pixel wavelength, pixels count from the point (u, v): the same distances as in a stencil.
+                const std::int64_t v = line.rest - u, row = tile.y - v * pixels, column = tile.x - u * pixels;
+                const double x = family.x + (pixels ? 0 : static_cast<double>(u)),
+                             y = family.y + (pixels ? 0 : static_cast<double>(v));
+                const Span rows = within(y, family.reach, plane.wavelength, row, tile.rows);
+                const Span reached = within(x, family.reach, plane.wavelength, column, tile.columns);
                 if (rows.begin >= rows.end || reached.begin >= reached.end) continue;
-                discs.all.push_back({x, y, family.left, gradients(*plane.tables, line, u, d_2, d_3), rows.begin,
-                                     rows.end, reached.begin, reached.end});
+                discs.all.push_back({x, y, family.left, row, column, gradients(*plane.tables, line, u, d_2, d_3),
+                                     rows.begin, rows.end, reached.begin, reached.end});
                 const std::size_t size = discs.first.size();
                 discs.first.resize(size + columns), discs.last.resize(size + columns);
                 std::int32_t *first = discs.first.data() + size, *last = discs.last.data() + size;
                 for (std::int64_t c = 0; c < columns; ++c) {
-                    const double low = static_cast<double>(tile.x + c * lanes) * step - x, high = low + width;
+                    const double low = static_cast<double>(column + c * lanes) * step - x, high = low + width;
                     const double nearest = low > 0 ? low : high < 0 ? high : 0;
                     const Span span =
-                        within(y, reach_of(family.left - nearest * nearest), plane.wavelength, tile.y, tile.rows);
+                        within(y, reach_of(family.left - nearest * nearest), plane.wavelength, row, tile.rows);
                     first[c] = span.begin, last[c] = span.end;
                 }
             }

@@ -64,7 +64,7 @@ DN_HD void add_lattice_sums(const Batch<double>* p, double amplitude, const Hash
     const int count = original ? Corners<D>::original_count : Corners<D>::count;
     alignas(64) Batch<T> from_bases[D];
     Places<D> places;
-    PackedGradients<D> gradients;
+    BatchGradients<D> gradients;
     place_points<Isa>(p, original, places, from_bases);
     find_gradients<Isa>(places, tables, original, gradients);
 

@@ -57,20 +57,11 @@ struct HashTables {
     std::int32_t components[length];  // or the gradient's components, in the upper bytes
 
     explicit HashTables(const std::uint8_t* permutation) {
-        std::int32_t packed[Lattice<D>::gradients];
-        for (int index = 0; index < Lattice<D>::gradients; ++index) {
-            std::uint32_t bytes = 0;
-            for (int axis = 0; axis < D; ++axis) {
-                bytes |= static_cast<std::uint32_t>(gradient_component<D>(index, axis) & 255) << 8 * (4 - D + axis);
-            }
-            packed[index] = static_cast<std::int32_t>(bytes);
-        }
         for (int i = 0; i < 256; ++i) {
-            const int h = permutation[i];
-            const int index = D == 2 ? (h & 0x0E) >> 1 : D == 3 ? h % 24 : h >> 2;
+            const int index = gradient_of<D>(permutation[i]);
             next[i + 1] = permutation[i];
             gradient[i + 1] = static_cast<std::uint8_t>(index);
-            components[i + 1] = packed[index];
+            components[i + 1] = kPackedGradients<D>.of[index];
         }
         const auto repeat = [](auto* table) {
             std::memcpy(table + 257, table + 1, 256 * sizeof(*table));
@@ -85,7 +76,7 @@ struct HashTables {
 
 // The packed gradients at the lattice points around the points.
 template <int D>
-struct PackedGradients {
+struct BatchGradients {
     alignas(64) Batch<std::int32_t> components[Corners<D>::count];
 };
 
@@ -126,7 +117,7 @@ struct Offsets {
 
 template <class Isa, int D>
 DN_HD void find_gradients_singly(const Places<D>& places, const HashTables<D>& tables, bool original,
-                                 PackedGradients<D>& gradients) {
+                                 BatchGradients<D>& gradients) {
     const WordVectors<D>& words = original ? kOriginalWords<D> : kAllWords<D>;
     const int count = original ? Corners<D>::original_count : Corners<D>::count;
     constexpr int length = Isa::bytes / sizeof(std::int32_t);
@@ -182,7 +173,7 @@ template <int D>
 __attribute__((target("arch=x86-64-v4,avx512vbmi"))) void find_gradients_by_bytes(const Places<D>& places,
                                                                                   const HashTables<D>& tables,
                                                                                   bool original,
-                                                                                  PackedGradients<D>& gradients) {
+                                                                                  BatchGradients<D>& gradients) {
     // The points in the order from which interleaving makes their own: four of every 16.
     alignas(64) static constexpr std::uint8_t order[64] = {
         0,  1,  2,  3,  16, 17, 18, 19, 32, 33, 34, 35, 48, 49, 50, 51, 4,  5,  6,  7,  20, 21,
@@ -237,7 +228,7 @@ __attribute__((target("arch=x86-64-v4,avx512vbmi"))) void find_gradients_by_byte
 
 template <class Isa, int D>
 DN_HD void find_gradients(const Places<D>& places, const HashTables<D>& tables, bool original,
-                          PackedGradients<D>& gradients) {
+                          BatchGradients<D>& gradients) {
 #if defined(__x86_64__) && defined(__GNUC__)
     if (std::is_same_v<Isa, Avx512> && has_byte_lookup()) {
         return find_gradients_by_bytes(places, tables, original, gradients);

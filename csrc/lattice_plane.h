@@ -15,15 +15,20 @@ namespace diffnoise {
 // received exactly 0.
 constexpr double kMargin = 1e-4;
 
-// A permutation, and the gradient that each of its entries stands for.
+// A permutation, and the gradient that each of its entries stands for: its index, and as in PackedGradients.
 struct LatticeTables {
     std::uint8_t permutation[256], gradient[256];
+    std::int32_t packed[256];
 };
 
 template <int D>
 void make_tables(std::int64_t seed, LatticeTables& tables) {
     make_permutation(seed, tables.permutation);
-    for (int i = 0; i < 256; ++i) tables.gradient[i] = static_cast<std::uint8_t>(gradient_of<D>(tables.permutation[i]));
+    for (int i = 0; i < 256; ++i) {
+        const int index = gradient_of<D>(tables.permutation[i]);
+        tables.gradient[i] = static_cast<std::uint8_t>(index);
+        tables.packed[i] = kPackedGradients<D>.of[index];
+    }
 }
 
 // The plane that an octave cuts out of the lattice, in wavelengths.

@@ -106,4 +106,22 @@ struct Gradients {
 template <int D>
 constexpr Gradients<D> kGradients;
 
+// All gradients in the upper bytes of an integer, the last component in the highest.
+template <int D>
+struct PackedGradients {
+    std::int32_t of[Lattice<D>::gradients];
+
+    constexpr PackedGradients() : of() {
+        for (int index = 0; index < Lattice<D>::gradients; ++index) {
+            std::uint32_t bytes = 0;
+            for (int axis = 0; axis < D; ++axis) {
+                bytes |= static_cast<std::uint32_t>(gradient_component<D>(index, axis) & 255) << 8 * (4 - D + axis);
+            }
+            of[index] = static_cast<std::int32_t>(bytes);
+        }
+    }
+};
+template <int D>
+constexpr PackedGradients<D> kPackedGradients;
+
 }  // namespace diffnoise

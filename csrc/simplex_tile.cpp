@@ -37,11 +37,9 @@ struct AddOctave {
         const Bounds bounds{
             static_cast<double>(tile.x) / wavelength, static_cast<double>(tile.x + tile.columns - 1) / wavelength,
             static_cast<double>(tile.y) / wavelength, static_cast<double>(tile.y + tile.rows - 1) / wavelength};
-        if (wavelength > kStencilWavelength || wavelength != std::floor(wavelength)) {
-            return add_discs<Isa>(plane, bounds, tile, scratch.discs);
-        }
-        if (wavelength <= kDiagonalWavelength) return add_diagonals<Isa>(plane, bounds, tile, scratch.diagonals);
-        add_stencils<Isa>(plane, bounds, tile, scratch.weights.data());
+        if (is_diagonal(wavelength)) return add_diagonals<Isa>(plane, bounds, tile, scratch.diagonals);
+        if (is_stencil(wavelength, tile)) return add_stencils<Isa>(plane, bounds, tile, scratch.weights.data());
+        add_discs<Isa>(plane, bounds, tile, scratch.discs);
     }
 };
 

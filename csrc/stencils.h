@@ -18,6 +18,13 @@ constexpr double kStencilWavelength = 32;
 constexpr int kStencilRows = 96;
 constexpr std::int64_t kStencilWeights = kStencilRows * (kStencilRows + 2 * kTileAlignment);
 
+// Where so few points share the weights that they are not worth it, an octave takes the form of discs: same bits.
+template <class T>
+DN_HD bool is_stencil(double wavelength, const Tile<T>& tile) {
+    return wavelength == std::floor(wavelength) && wavelength <= kStencilWavelength &&
+           static_cast<double>(tile.rows * tile.columns) >= 9 * wavelength * wavelength;
+}
+
 // The weights of a disc on its pixels, in columns of one register's length.
 template <class T, int Lanes>
 class Stencil {
@@ -36,9 +43,9 @@ class Stencil {
         }
     }
 
-    // The columns and weights of the point (u, 0), the first column at a multiple of `alignment`.
-    DN_HD void set_columns(const Family& family, std::int64_t u, double wavelength, int alignment) {
-        const double step = 1 / wavelength, x = static_cast<double>(u) + family.x;
+    // The columns and weights of the point (0, 0), the first column at a multiple of `alignment`.
+    DN_HD void set_columns(const Family& family, double wavelength, int alignment) {
+        const double step = 1 / wavelength, x = family.x;
         const std::int64_t begin = ceiling((x - family.reach) * wavelength);
         const std::int64_t end = floored((x + family.reach) * wavelength) + 1;
         column = begin & -static_cast<std::int64_t>(alignment);
@@ -104,35 +111,26 @@ class Stencil {
     T* weights_;  // by column, then row
 };
 
-// An octave of a whole-pixel wavelength: points of a family whose u differ by a multiple of `period` share a stencil.
+// An octave of a whole-pixel wavelength: the points of a family share a stencil.
 template <class Isa, int D, class T>
 DN_HD void add_stencils(const Plane<D>& plane, const Bounds& bounds, const Tile<T>& tile, T* weights) {
     constexpr int lanes = Isa::bytes / sizeof(T);
     const ScaledGradients<D, T> gradients(plane.amplitude);
     const std::int64_t pixels = static_cast<std::int64_t>(plane.wavelength);
-    // Points of a family that lie a whole column apart share an aligned stencil; one after the other they do not wait
-    // for each other's sums. The period is the same for every register, as it decides the order of the sum.
-    const int period = kTileAlignment % pixels == 0 ? static_cast<int>(kTileAlignment / pixels) : 1;
-    // A disc that fits a column whatever its place need not be aligned, and one stencil serves all points.
-    const bool aligned =
-        2 * std::sqrt(kRadiusSquared) * plane.wavelength + 1 > lanes && (lanes % pixels == 0 || pixels % lanes == 0);
+    const int alignment = pixels % lanes == 0 ? lanes : 1;
     Stencil<T, lanes> stencil(weights);
     for_each_family(plane, bounds, [&](const Family& family) __attribute__((always_inline)) {
         const T d_2 = static_cast<T>(family.d[0]), d_3 = static_cast<T>(family.d[1]);
         stencil.set_rows(family, plane.wavelength);
-        for (int phase = 0; phase < period; ++phase) {
-            if (aligned) stencil.set_columns(family, phase, plane.wavelength, lanes);
-            if (!aligned && phase == 0) stencil.set_columns(family, 0, plane.wavelength, 1);
-            if (stencil.empty()) continue;
-            const std::int64_t y = stencil.row - tile.y, x = stencil.column - tile.x - (aligned ? phase * pixels : 0);
-            for (std::int64_t n = 0; n < family.lines; ++n) {
-                const Line line = line_of<D>(family, n);
-                const Range range = range_of(family, line, bounds);
-                std::int64_t u = range.begin + ((phase - range.begin) & (period - 1));
-                for (; u <= range.end; u += period) {
-                    const Slope<T> slope = gradients(*plane.tables, line, u, d_2, d_3);
-                    stencil.template add<Isa>(slope, y + (line.rest - u) * pixels, x + u * pixels, tile);
-                }
+        stencil.set_columns(family, plane.wavelength, alignment);
+        if (stencil.empty()) return;
+        const std::int64_t y = stencil.row - tile.y, x = stencil.column - tile.x;
+        for (std::int64_t n = 0; n < family.lines; ++n) {
+            const Line line = line_of<D>(family, n);
+            const Range range = range_of(family, line, bounds);
+            for (std::int64_t u = range.begin; u <= range.end; ++u) {
+                const Slope<T> slope = gradients(*plane.tables, line, u, d_2, d_3);
+                stencil.template add<Isa>(slope, y + (line.rest - u) * pixels, x + u * pixels, tile);
             }
         }
     });

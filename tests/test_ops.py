@@ -616,20 +616,35 @@ def test_nan_goes_through(position, clip):
         assert is_nan[1, 0, 3, 5] and is_nan.sum() == 1
 
 
-def test_rows_outside_the_sub_sequence_give_nan():
+def test_a_row_outside_the_sub_sequence():
     x_t, output = images(2)
     table = Schedule.linear().ddpm_table(timesteps=[0, 10, 999])
-    assert ops.reverse_step(x_t, output, T, table).isnan().flatten(1).all(1).tolist() == [False, True, False]
+    with pytest.raises(ValueError, match="t holds 500, for which the table has no row"):
+        ops.reverse_step(x_t, output, torch.tensor([0, 500, 999]), table)
+    with pytest.raises(ValueError, match="t holds 500, for which the table has no row"):
+        ops.kl_map(x_t, x_t, output, torch.tensor([0, 500, 999]), table)
+    # Where values cannot be looked at, the samples say so themselves.
+    step = torch.ops.diffnoise.reverse_step
+    for call in (step, ops.reverse_step.reference):
+        x_prev = call(x_t, output, torch.tensor([0, 500, 999]), table)
+        assert x_prev.isnan().flatten(1).all(1).tolist() == [False, True, False]
 
 
-@needs_native
 @pytest.mark.parametrize("t", (-1, 1000, 2**62))
 def test_t_outside_the_table(t):
     x_t, output = images(2)
-    with pytest.raises(RuntimeError, match=f"t holds {t}, but the table has only the indices 0 to 999"):
+    with pytest.raises(ValueError, match=f"t holds {t}, but the table has only the indices 0 to 999"):
         ops.reverse_step(x_t, output, torch.tensor([0, t, 1]), TABLE)
-    with pytest.raises(RuntimeError, match=f"t holds {t}, but"):
+    with pytest.raises(ValueError, match=f"t holds {t}, but"):
         ops.kl_map(x_t, x_t, output, torch.tensor([0, t, 1]), TABLE)
+
+
+@needs_native
+def test_t_outside_the_table_never_reads_outside_its_memory():
+    x_t, output = images(2)
+    for t in (-1, 1000, 2**62):
+        with pytest.raises(RuntimeError, match=f"t holds {t}, but the table has only the indices 0 to 999"):
+            torch.ops.diffnoise.reverse_step(x_t, output, torch.tensor([0, t, 1]), TABLE)
 
 
 @needs_native
@@ -674,6 +689,11 @@ REFUSED = [
     (lambda: ops.anomaly_map(X_T, TAPS, X_T[:, :1]), "x_0 has shape"),
     (lambda: ops.anomaly_map(X_T, TAPS, X_T[:, :1].double(), SCALES), "x_0 has dtype"),
     (lambda: ops.anomaly_map(X_T, TAPS, None, SCALES[:, :1]), "scales must be a float32 or float64 tensor of shape"),
+    (lambda: ops.anomaly_map(X_T, TAPS, None, SCALES * torch.tensor([1, 0])), "deviations in scales must be positive"),
+    (
+        lambda: ops.anomaly_map(X_T, TAPS, None, SCALES * torch.tensor([1, float("nan")])),
+        "deviations in scales must be positive",
+    ),
     (lambda: ops.anomaly_map(X_T, TAPS, None, SCALES[[0, 0, 1]]), "as many channels for each of 3 scales"),
     (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, guidance=1.0), "give target too"),
     (lambda: ops.reverse_step(X_T, OUTPUT, T, TABLE, target=X_T[:1], guidance=1.0), "target has shape"),

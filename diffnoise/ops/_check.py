@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -82,3 +84,22 @@ def table(tensor: Tensor, columns: int, like: Tensor) -> None:
             f"but has dtype {tensor.dtype} and shape {list(tensor.shape)}."
         )
     same_device("table", tensor, like)
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether values can be looked at without a wait for a GPU and without stopping a trace."""
+    return type(tensor) is Tensor and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def rows(tensor: Tensor, t: Tensor) -> None:
+    """Whether the table has a row at every t, as far as that can be seen here."""
+    if not (readable(tensor) and readable(t)):
+        return
+    tensor = tensor.detach()
+    for index in sorted(set(t.tolist())):
+        if not 0 <= index < len(tensor):
+            raise ValueError(f"t holds {index}, but the table has only the indices 0 to {len(tensor) - 1}.")
+        if math.isnan(tensor[index, 0].item()):
+            raise ValueError(
+                f"t holds {index}, for which the table has no row; give only the time steps that it was made for."
+            )

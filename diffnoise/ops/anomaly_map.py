@@ -29,6 +29,10 @@ def _check_arguments(
                 f"but has dtype {scales.dtype} and shape {list(scales.shape)}."
             )
         _check.same_device("scales", scales, images)
+        if _check.readable(scales):
+            deviations = scales.detach()[:, 1].tolist()
+            if not all(deviation > 0 for deviation in deviations):
+                raise ValueError(f"The deviations in scales must be positive, but are {deviations}.")
         count = len(scales)
     if channels % count or channels == 0:
         raise ValueError(f"images must have as many channels for each of {count} scales, but has {channels} in all.")
@@ -52,7 +56,7 @@ def anomaly_map(
     |x_0 - image_s| if `absolute`, or image_s itself without x_0. Borders are reflected without repeating their pixels.
 
     images: floating, [B, S C, H, W], the scales one after the other as `torch.cat` has them; the map of half types is float32. taps:
-    float32 or float64, odd in number. x_0: [B, C, H, W]. scales: float32 or float64 [S, 2], mean and positive deviation; by default
+    float32 or float64, odd in number. x_0: [B, C, H, W]. scales: float32 or float64 [S, 2], mean and positive deviation (checked on the CPU); by default
     one scale as it is. Raises `ValueError` for other shapes or dtypes.
     """
     work = work_dtype(images.dtype)

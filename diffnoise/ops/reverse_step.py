@@ -36,6 +36,7 @@ def check_step(
     _check.image("model_output", model_output, x_t)
     _check.per_sample("t", t, x_t.shape[0], x_t)
     _check.table(table, len(COLUMNS), x_t)
+    _check.rows(table, t)
     if variance is not None:
         _check.image("variance", variance, x_t)
     if clip is not None and not clip > 0:
@@ -89,7 +90,7 @@ def reverse_step(
     epsilon of the output. x_0 overshoots the target where w > 1.
 
     x_t, model_output, variance, noise, target: one floating dtype, [B, C, H, W]; half types are computed in float32. t, seeds:
-    int64 [B]; every t must be an index of the table. table: [T, 11] from `Schedule`. origins: int64 [B, 2], for tiles. The result is
+    int64 [B]; the table must have a row at every t, which is checked on the CPU. table: [T, 11] from `Schedule`. origins: int64 [B, 2], for tiles. The result is
     channels_last where x_t is, else contiguous; with `out=`, which may be an input such as x_t itself, it is written there. Raises
     `ValueError` for other shapes or dtypes. Source: Ho et al. 2020, Song et al. 2021, Nichol and Dhariwal 2021; guidance: Mousakhan et
     al. 2023, Tebbe and Tayyub 2024.
