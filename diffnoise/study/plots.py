@@ -17,15 +17,15 @@ from .experiments import FORWARD_STEPS, Experiment
 from .tables import printed
 
 OURS, PAPER = "#0072b2", "#1d2024"
+SPREADS = ("_low", "_high", "_sd")  # belong to another quantity
 PANELS = 4  # quantities in one picture, at most
 Record = dict[str, Any]
 
 
 def draw(experiment: Experiment, records: Sequence[Record], folder: Path) -> Path | None:
     """`<name>.png` with a panel for each of the first quantities that were measured; None where nothing was."""
-    shown = [name for name in experiment.quantities if any(record["values"][name] is not None for record in records)][
-        :PANELS
-    ]
+    measured = [name for name in experiment.quantities if any(r["values"][name] is not None for r in records)]
+    shown = [name for name in measured if not name.endswith(SPREADS)][:PANELS]
     if not shown:
         return None
     with matplotlib.rc_context(STYLE):
@@ -40,12 +40,10 @@ def draw(experiment: Experiment, records: Sequence[Record], folder: Path) -> Pat
                 _lines(place, records, name, experiment.x)
         if experiment.x is not None and (labels := axes[0].get_legend_handles_labels())[0]:
             figure.legend(*labels, loc="outside lower center", ncols=4)
-        if theirs and experiment.x is not None:
-            figure.suptitle(
-                "dashed: as the paper prints it, on its own data; bands: 95 % of resampled test images",
-                fontsize=7,
-                color="#5c636c",
-            )
+        notes = ["dashed: as the paper prints it, on its own data"] if theirs and experiment.x else []
+        notes += ["band: 95 % of resampled test images"] if experiment.x and f"{shown[0]}_low" in measured else []
+        if notes:
+            figure.suptitle("; ".join(notes), fontsize=7, color="#5c636c")
         return save(figure, folder / f"{experiment.name}.png")
 
 
@@ -76,7 +74,8 @@ def _bars(place: Axes, records: Sequence[Record], name: str) -> None:
             place.barh(row, value, color=OURS)
         if name in record["paper"]:
             place.plot(record["paper"][name], row, "|", color=PAPER, markersize=9)
-    place.set_yticks(range(len(records)), labels, fontsize=6)
+    leftmost = place.get_subplotspec().is_first_col()
+    place.set_yticks(range(len(records)), labels if leftmost else [""] * len(records), fontsize=6)
     place.invert_yaxis()
     place.set_xlabel("mark: the paper" if any(name in record["paper"] for record in records) else "")
 

@@ -58,7 +58,7 @@ class Study:
 
     def check(self) -> None:
         """Raise `DataError` for unusable data and `ValueError` for an unusable configuration, before any work."""
-        assert self.samples and self.config
+        _ = self.good, self.samples, self.config
 
     @cached_property
     def good(self) -> list[Sample]:
