@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from . import __version__
-from .checkpoint import CheckpointError, write_atomically
+from .checkpoint import CheckpointError
 from .config import Config
 from .data import DataError, Sample, colour_channels, find_categories, find_samples, read_image
 from .detector import Detector
@@ -25,6 +25,8 @@ from .noise import KINDS, NOISE_VERSION
 from .outputs import RunWriter, score_samples
 from .realtime import RealtimeScorer, fallbacks
 from .saved import load
+from .study import EXPERIMENTS, NOISES, Study
+from .study import run as run_study
 
 DONE, FAILED, USAGE, PARTLY = 0, 1, 2, 3
 _JSON = "print one JSON object on standard output and nothing else there"
@@ -134,14 +136,35 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     study = commands.add_parser(
-        "study", help="draw the histograms, kurtosis, symmetry and spectra of the noises against their parameters"
+        "study",
+        help="rerun the papers' tables and figures on DATA; without DATA, draw what the noises are like",
     )
-    study.add_argument("--output", metavar="DIR", required=True, help="folder for the pictures and study.json")
-    study.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=list(KINDS), help="default: all")
-    study.add_argument("--size", type=int, default=256, metavar="N", help="side of the images in pixels (default: 256)")
-    study.add_argument("--samples", type=int, default=60, metavar="N", help="images for each setting (default: 60)")
-    study.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the first image (default: 0)")
-    study.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    study.add_argument("data", metavar="DATA", nargs="?", help="category folder in MVTec layout, or CSV manifest")
+    study.add_argument("--output", metavar="DIR", required=True, help="folder for trainings, tables, pictures and page")
+    study.add_argument(
+        "--experiments",
+        nargs="+",
+        metavar="NAME",
+        help=f"of {', '.join([*EXPERIMENTS, NOISES])} (default: all; without DATA: {NOISES})",
+    )
+    study.add_argument("--preset", default="small", metavar="NAME", help="as for train (default: small)")
+    study.add_argument("--config", metavar="FILE", help="JSON file with sections that change the preset's settings")
+    study.add_argument("--max-minutes", type=float, metavar="M", help="time for each training (default: the preset's)")
+    study.add_argument(
+        "--reverse-steps",
+        type=_positive,
+        default=10,
+        metavar="N",
+        help="most network calls for an image and noise scale; the papers take up to 500 (default: 10)",
+    )
+    study.add_argument("--limit", type=_positive, metavar="N", help="test images, spread evenly (default: all)")
+    study.add_argument(
+        "--seed", type=int, metavar="N", help="of trainings and scores, and of the first noise (default: 0)"
+    )
+    study.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=list(KINDS), help="noises (default: all)")
+    study.add_argument("--size", type=int, default=256, metavar="N", help="side of the noises in pixels (default: 256)")
+    study.add_argument("--samples", type=int, default=60, metavar="N", help="noises for each setting (default: 60)")
+    _common(study)
     study.set_defaults(run=_study)
 
     bench = commands.add_parser(
@@ -404,23 +427,53 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from . import study
-    from .study.pictures import draw
+    from .study import noises, results
+    from .study.noises import report
 
+    known = [*EXPERIMENTS, NOISES]
+    names = list(dict.fromkeys(options.experiments or (known if options.data else [NOISES])))
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"Unknown experiment {', '.join(unknown)}; choose from {', '.join(known)}.")
+    if options.data is None and names != [NOISES]:
+        raise UsageError(f"The experiments but {NOISES} need DATA, a category folder in MVTec layout.")
+    folder, seed = Path(options.output), options.seed or 0
     try:
-        study.check(options.kinds, options.size, options.samples, options.seed)
+        noises.check(options.kinds, options.size, options.samples, seed)
+        study = _new_study(options) if options.data else None
+    except DataError:
+        raise
     except ValueError as error:
         raise UsageError(error) from None
-    folder = Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    found = study.run(options.kinds, options.size, options.samples, options.seed, progress=True)
-    write_atomically(folder / "study.json", study.as_json(found).encode())
-    draw(found, folder)
-    failed = [row for row in found["settings"] if "error" in row]
-    for row in failed:
-        _log(f"{row['kind']}, {row['parameter']} {row['value']}: {row['error']}")
-    _show({"settings": len(found["settings"]), "failed": len(failed), "output": str(folder)}, options.json)
-    return _outcome(len(failed), len(found["settings"]))
+    rows, trainings, found = {}, {}, None
+    if study is not None:
+        rows, trainings = run_study(study, [EXPERIMENTS[name] for name in names if name != NOISES], _log)
+    if NOISES in names:
+        place = folder if study is None else folder / NOISES
+        found = report.write(place, options.kinds, options.size, options.samples, seed, again=study is None)
+    settings = found[0]["settings"] if found else []
+    for row in settings:
+        if "error" in row:
+            _log(f"{row['kind']}, {row['parameter']} {row['value']}: {row['error']}")
+    errors = [row.get("error", "") for row in settings] + [row.error for each in rows.values() for row in each]
+    failed = sum(map(bool, errors))
+    summary = {"settings": len(errors), "failed": failed, "output": str(folder)}
+    if study is not None:
+        summary["page"] = str(results.write(study, rows, trainings, found))
+    _show(summary, options.json)
+    return _outcome(failed, len(errors))
+
+
+def _new_study(options: argparse.Namespace) -> Study:
+    changes = [Config.read(options.config)] if options.config else []
+    if options.max_minutes is not None:
+        changes.append({"training": {"max_minutes": options.max_minutes, "max_steps": None}})
+    if options.seed is not None:
+        changes.append({section: {"seed": options.seed} for section in ("training", "scoring")})
+    study = Study(
+        Path(options.data), Path(options.output), options.preset, changes, options.limit, options.reverse_steps, options.device
+    )  # fmt: skip
+    study.check()
+    return study
 
 
 def _outcome(failures: int, images: int) -> int:

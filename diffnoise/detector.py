@@ -340,6 +340,17 @@ class Detector:
         pixel_threshold = threshold_from_good(largest, rate)
         self.calibration = Calibration(tuple(constants), image_threshold, pixel_threshold, 2 * max(largest), len(good))
 
+    def errors(self, images: Iterable[Tensor]) -> Iterator[tuple[Tensor, Placement, Tensor]]:
+        """The errors of images [C, H, W] in [-1, 1] before units and filter, in order; needs no thresholds.
+
+        Yields the errors of every frame and noise scale [frames, scales, S, S], where the frames lie, and the reconstruction [C, H, W].
+        `framing.merge` joins one scale's errors to a map. Raises `ValueError` where the model's output is not finite.
+        """
+        for _, placement, errors, reconstruction in self._run((None, image) for image in images):
+            if not _finite(errors, reconstruction):
+                raise ValueError(f"There are no errors: {_NOT_FINITE}")
+            yield errors, placement, reconstruction
+
     def _good_images(self, source: Source) -> list[Tensor]:
         if isinstance(source, (str, os.PathLike)):
             return [read_image(sample.path, self.channels) for sample in find_samples(source, "train")]

@@ -1,13 +1,9 @@
-"""The noise study of the DTU-Net paper (section 8 of its supplement): histograms, kurtosis, symmetry and spectra of every noise."""
+"""The papers' tables and figures on any data, and what the noises are like."""
 
-from .measurement import as_json as as_json
-from .measurement import check as check
-from .measurement import measure as measure
-from .measurement import run as run
-from .statistics import Moments as Moments
-from .statistics import asymmetry as asymmetry
-from .statistics import histogram as histogram
-from .statistics import radial_power as radial_power
-from .statistics import spectral_slope as spectral_slope
-from .sweeps import Setting as Setting
-from .sweeps import settings as settings
+from .experiments import EXPERIMENTS as EXPERIMENTS
+from .experiments import NOISES as NOISES
+from .experiments import Cell as Cell
+from .experiments import Experiment as Experiment
+from .runner import Row as Row
+from .runner import Study as Study
+from .runner import run as run

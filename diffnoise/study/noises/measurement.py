@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .. import __version__
-from ..noise import KINDS, NOISE_VERSION
+from ... import __version__
+from ...noise import KINDS, NOISE_VERSION
 from .claims import claims
 from .statistics import BIN, REACH, Moments, asymmetry, histogram, radial_power, spectral_slope
 from .sweeps import Setting, settings
@@ -54,10 +54,7 @@ def run(kinds: Sequence[str], size: int, samples: int, seed: int = 0, progress: 
         if setting.parameter != "defaults":
             row.pop("power", None)
         rows.append(_rounded(row))
-    return {
-        "command": f"diffnoise study --kinds {' '.join(kinds)} --size {size} --samples {samples} --seed {seed}",
-        "noise_version": NOISE_VERSION,
-        "versions": {"diffnoise": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    return header(kinds, size, samples, seed) | {
         "size": size,
         "channels": 1,
         "samples": samples,
@@ -65,6 +62,15 @@ def run(kinds: Sequence[str], size: int, samples: int, seed: int = 0, progress: 
         "definitions": DEFINITIONS,
         "claims": claims(rows),
         "settings": rows,
+    }
+
+
+def header(kinds: Sequence[str], size: int, samples: int, seed: int) -> dict[str, Any]:
+    """What a study's numbers depend on."""
+    return {
+        "command": f"diffnoise study --kinds {' '.join(kinds)} --size {size} --samples {samples} --seed {seed}",
+        "noise_version": NOISE_VERSION,
+        "versions": {"diffnoise": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint import write_atomically
-from .panels import COLOURS, STYLE, Axes, Figure, Record, density, image, inverse_square, matplotlib, spectrum
+from ..drawing import COLOURS, STYLE, Axes, Figure, matplotlib, save
+from .panels import Record, density, image, inverse_square, spectrum
 from .sweeps import SWEEPS
 
 
@@ -32,14 +31,7 @@ def draw(study: Record, folder: Path) -> list[Path]:
             ("statistics", lambda: _statistics(rows, swept)),
         ]
     with matplotlib.rc_context(STYLE):
-        return [_save(figure(), folder / f"{name}.png") for name, figure in drawn]
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    write_atomically(path, content.getvalue())
-    return path
+        return [save(figure(), folder / f"{name}.png") for name, figure in drawn]
 
 
 def _overview(study: Record, defaults: Sequence[Record]) -> Figure:

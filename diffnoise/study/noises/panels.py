@@ -6,41 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..noise import from_config
+from ...noise import from_config
+from ..drawing import COLOURS, Axes, matplotlib
 from .sweeps import Setting
 
-try:
-    import matplotlib
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Figure
-except ImportError as error:
-    raise RuntimeError(
-        "The study is drawn with matplotlib, which is not installed; run `pip install matplotlib`, or install diffnoise with its extra `study`."
-    ) from error
-
-COLOURS = {
-    "gaussian": "#7d838b",
-    "simplex": "#0072b2",
-    "tsimplex": "#d55e00",
-    "gmm": "#cc79a7",
-    "tsg": "#009e73",
-    "kts": "#e69f00",
-}
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#5c636c",
-    "grid.color": "#dfe1e4",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 7,
-    "lines.linewidth": 1.4,
-    "figure.dpi": 100,
-    "savefig.dpi": 100,
-}
 SHOWN = 128  # side of a sample in pixels, at most; larger images show their middle
 GREYS = matplotlib.colormaps["gray"].resampled(48)  # noise hardly compresses: fewer greys make smaller files
 Record = dict[str, Any]  # the study, or one of its settings

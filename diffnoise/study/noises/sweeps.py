@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from ..noise import KINDS, Noise, Simplex, Tsimplex
+from ...noise import KINDS, Noise, Simplex, Tsimplex
 
 STEPS = 1000  # length of the schedule that t runs through
 SWEEPS: dict[str, tuple[int | float, ...]] = {
