@@ -522,6 +522,12 @@ def test_configurations_survive_json(model):
     assert config["kind"] == model.kind and KINDS[model.kind] is type(model)
 
 
+def test_configurations_from_before_there_were_profiles_keep_their_meaning():
+    config = KomalTsimplex(patch=8).to_config()
+    assert config.pop("profile") == "gaussian"
+    assert from_config(config) == KomalTsimplex(patch=8)
+
+
 ORIGINS = torch.zeros(2, 2, dtype=torch.int64)
 GOOD: dict[str, Any] = {"t": torch.tensor([1, 2]), "seeds": torch.tensor([1, 2])}
 REFUSED = [
