@@ -99,11 +99,11 @@ void kts_noise_kernel(const Grid& grid, const Patches& patches, const Octaves& o
 
 Tensor kts_noise(Tensor seeds, Tensor t, Tensor origins, int64_t channels, int64_t height, int64_t width,
                  int64_t full_height, int64_t full_width, int64_t octaves, double persistence, double wavelength,
-                 double sigma, int64_t patch, bool local, ScalarType dtype) {
+                 double sigma, int64_t patch, bool local, bool exponential, ScalarType dtype) {
     const Grid grid(seeds, t, origins, channels, height, width);
     STD_TORCH_CHECK(full_height >= 1 && full_width >= 1 && patch >= 1,
                     "full_height, full_width and patch must be at least 1.");
-    const Patches patches{full_height, full_width, patch, wavelength, sigma};
+    const Patches patches{full_height, full_width, patch, wavelength, sigma, exponential};
     STD_TORCH_CHECK(patches.wavelength_of(0, 0) > 0, "The wavelength vanishes in the corners; raise sigma.");
     Tensor out = empty({grid.batch, channels, height, width}, dtype, seeds);
     if (grid.empty()) return out;

@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(kThreads) kts_kernel(unsigned rows, const Pixe
 
 Tensor kts_noise(Tensor seeds, Tensor t, Tensor origins, int64_t channels, int64_t height, int64_t width,
                  int64_t full_height, int64_t full_width, int64_t octaves, double persistence, double wavelength,
-                 double sigma, int64_t patch, bool local, ScalarType dtype) {
+                 double sigma, int64_t patch, bool local, bool exponential, ScalarType dtype) {
     const DeviceGrid grid(seeds, t, origins, channels, height, width);
     STD_TORCH_CHECK(full_height >= 1 && full_width >= 1 && patch >= 1,
                     "full_height, full_width and patch must be at least 1.");
@@ -22,7 +22,7 @@ Tensor kts_noise(Tensor seeds, Tensor t, Tensor origins, int64_t channels, int64
     if (grid.empty()) return out;
     const Launcher launch(seeds);
     const Permutations permutations(launch, seeds, grid.pixels.seeds, grid.batch, 1);
-    const KtsField field{full_height, full_width, octaves, persistence, wavelength, sigma, patch, local};
+    const KtsField field{full_height, full_width, octaves, persistence, wavelength, sigma, patch, local, exponential};
     dispatch_output(out, dtype, [&](auto output, auto zero) {
         launch(kts_kernel<decltype(zero)>,
                {grid.maps(), (height + kKtsTile - 1) / kKtsTile, (width + kKtsTile - 1) / kKtsTile}, 0, grid.pixels,

@@ -12,6 +12,7 @@ namespace diffnoise {
 struct Patches {
     std::int64_t full_height, full_width, size;
     double wavelength, sigma;
+    bool exponential;
 
     // The patch that holds a position along an axis.
     DN_HD std::int64_t index(std::int64_t position) const { return position / size - (position % size < 0 ? 1 : 0); }
@@ -19,7 +20,9 @@ struct Patches {
     // The wavelength of patch (i, j), 0-based, in pixels.
     DN_HD double wavelength_of(std::int64_t i, std::int64_t j) const {
         const double dy = from_centre(i, full_height), dx = from_centre(j, full_width);
-        return wavelength * std::exp(-(dy * dy + dx * dx) / (2 * (sigma * sigma)));
+        const double square = dy * dy + dx * dx;
+        if (exponential) return wavelength * std::exp2(-std::sqrt(square) / sigma);
+        return wavelength * std::exp(-square / (2 * (sigma * sigma)));
     }
 
   private:

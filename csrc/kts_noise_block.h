@@ -3,6 +3,9 @@
 // GPU: KTs by blocks of threads, pixel by pixel, because every patch has a wavelength of its own; as in
 // diffnoise/ops/kts_noise.py.
 
+#include <cmath>
+#include <numbers>
+
 #include "lattice_lines.h"
 #include "pixels.h"
 #include "thread_block.h"
@@ -13,7 +16,7 @@ struct KtsField {
     std::int64_t full_height, full_width, octaves;
     double persistence, wavelength, sigma;
     std::int64_t patch;
-    bool local;
+    bool local, exponential;
 };
 
 constexpr int kKtsTile = 32;
@@ -35,9 +38,11 @@ DN_HD T kts_value(const KtsField& field, const Map& map, std::int64_t y, std::in
         return place < 0 ? place + field.patch : place;
     };
     const std::int64_t y_in_patch = place_in_patch(y), x_in_patch = place_in_patch(x);
-    const double distance = patch_distance(y, field.full_height, field.patch, y_in_patch) +
-                            patch_distance(x, field.full_width, field.patch, x_in_patch);
-    double step = 1 / (field.wavelength * exponential(-distance / (2 * field.sigma * field.sigma)));
+    const double square = patch_distance(y, field.full_height, field.patch, y_in_patch) +
+                          patch_distance(x, field.full_width, field.patch, x_in_patch);
+    const double exponent = field.exponential ? std::sqrt(square) / field.sigma * std::numbers::ln2
+                                              : square / (2 * field.sigma * field.sigma);
+    double step = 1 / (field.wavelength * exponential(-exponent));
     const double place[4] = {static_cast<double>(field.local ? x_in_patch : x),
                              static_cast<double>(field.local ? y_in_patch : y), static_cast<double>(map.channel),
                              static_cast<double>(map.t)};

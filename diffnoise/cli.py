@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a detector on good images")
     train.add_argument(
-        "data", metavar="DATA", help="category folder in MVTec layout, plain folder of good images, or CSV manifest"
+        "data",
+        metavar="DATA",
+        help="category folder (MVTec AD, BTAD, VisA, BrainMRI), plain folder of good images, or CSV manifest",
     )
     train.add_argument(
         "--output", metavar="RUN", required=True, help="folder for the detector, its checkpoint and its log"
@@ -104,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluation = commands.add_parser("eval", help="score the test images of a category and measure how well")
     evaluation.add_argument("detector", metavar="RUN", help="folder of a trained detector")
-    evaluation.add_argument("data", metavar="DATA", help="category folder in MVTec layout, or CSV manifest")
+    evaluation.add_argument(
+        "data", metavar="DATA", help="category folder (MVTec AD, BTAD, VisA, BrainMRI), or CSV manifest"
+    )
     evaluation.add_argument("--output", metavar="DIR", help="also write the table, maps, overlays and report there")
     evaluation.add_argument("--overwrite", action="store_true", help="replace an earlier run in DIR")
     _execution(evaluation)

@@ -215,7 +215,7 @@ class Detector:
     ) -> Detector:
         """Train on good images, then calibrate on those kept out.
 
-        data: a category folder in MVTec layout, a plain folder of good images, a CSV manifest, or images as in `predict`; or several of
+        data: a category folder or another source of `data.find_samples`, or images as in `predict`; or several of
         these by category, for a model with num_classes, which then tells them apart (see `of`). training:
         by default 15 minutes. folder: where the checkpoint, the log and the finished detector go; `resume` continues from there.
         Raises `DataError` for unusable data, `CheckpointError` if a checkpoint does not fit, `RuntimeError` if the loss diverges.

@@ -226,7 +226,9 @@ class KomalTsimplex(Noise):
 
     (i, j) counts patches of `patch` x `patch` pixels, 1-based, c = (number of patches + 1) / 2; patch=1 is the per-pixel reading of
     the paper. coordinates: "global" pixel coordinates, or "local" ones that start at 0 in every patch as the authors' code has it
-    (patches of equal wavelength are then copies of each other). Source: Kumar et al. 2025, equation 7.
+    (patches of equal wavelength are then copies of each other). profile: "gaussian", as above, or "exponential", the paper's multi-section
+    noise F_ij = frequency 2^(-d / sigma) with d = sqrt((i - c_y)^2 + (j - c_x)^2); the authors' code has sigma = 1 there. Octaves
+    shorter than 2 pixels alias, so far patches tend to white noise. Source: Kumar et al. 2025, equation 7 and section on noise.
     """
 
     kind: ClassVar[str] = "kts"
@@ -237,6 +239,7 @@ class KomalTsimplex(Noise):
     sigma: float = 4.0
     patch: int = 32
     coordinates: Literal["global", "local"] = "global"
+    profile: Literal["gaussian", "exponential"] = "gaussian"
 
     def __post_init__(self) -> None:
         ops._check.fractal(self.octaves, self.persistence, self.frequency)
@@ -244,13 +247,15 @@ class KomalTsimplex(Noise):
             raise ValueError(f"sigma must be positive and patch at least 1, not {self.sigma} and {self.patch}.")
         if self.coordinates not in ("global", "local"):
             raise ValueError(f'coordinates must be "global" or "local", not {self.coordinates!r}.')
+        if self.profile not in ("gaussian", "exponential"):
+            raise ValueError(f'profile must be "gaussian" or "exponential", not {self.profile!r}.')
 
     def _make(
         self, shape: Shape, t: Tensor, seeds: Tensor, origins: Tensor, extent: tuple[int, int], dtype: torch.dtype
     ) -> Tensor:
         return ops.kts_noise(
             seeds, t, origins, *shape[1:], *extent, self.octaves, self.persistence, self.frequency, self.sigma, self.patch,
-            self.coordinates == "local", dtype,
+            self.coordinates == "local", self.profile == "exponential", dtype,
         )  # fmt: skip
 
 

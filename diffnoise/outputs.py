@@ -58,7 +58,8 @@ def score_samples(detector: Detector, samples: Iterable[Sample]) -> Iterator[Sco
         sample, mask = waiting.pop(0), None
         if sample.mask is not None and result.anomaly_map is not None:
             try:
-                mask = read_mask(sample.mask, (result.anomaly_map.shape[1], result.anomaly_map.shape[2]))
+                size = (result.anomaly_map.shape[1], result.anomaly_map.shape[2])
+                mask = read_mask(sample.mask, size, sample.class_mask)
             except DataError as error:
                 result = ImageResult(result.path, str(error))
         yield Scored(sample, result, mask)

@@ -50,7 +50,7 @@ class Mixture(Structure):
 
 class KtsField(Structure):
     _fields_ = [(name, c_int64) for name in ("full_height", "full_width", "octaves")] + [
-        ("persistence", c_double), ("wavelength", c_double), ("sigma", c_double), ("patch", c_int64), ("local", c_bool)
+        ("persistence", c_double), ("wavelength", c_double), ("sigma", c_double), ("patch", c_int64), ("local", c_bool), ("exponential", c_bool)
     ]  # fmt: skip
 
 
@@ -161,6 +161,7 @@ CASES = {
         (*grid(), 40, 60, 4, 0.8, 128.0, 4.0, 16, False),
         (*grid(1, 33, 40), 70, 90, 2, 0.8, 64.0, 2.0, 32, True),
         (*grid(1), 30, 30, 2, 0.8, 16.0, 9.0, 1, False),
+        (*grid(), 40, 60, 4, 0.8, 128.0, 1.0, 16, False, True),
     ],
     "simplex_noise_at": [*[(points(dims), SEEDS, 4, 0.8, 1.5, dims == 3) for dims in (2, 3, 4)], (points(3).double(), SEEDS, 1, 0.5)],
     "gmm_noise": [

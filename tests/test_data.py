@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
 import zlib
@@ -11,7 +12,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from diffnoise.data import Augment, DataError, Framing, Sample, find_samples, read_image, read_mask
+from diffnoise.data import Augment, DataError, Framing, Sample, find_categories, find_samples, read_image, read_mask
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "magnetic_tile"
 ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
@@ -103,6 +104,157 @@ def test_category_errors_name_the_file(category, add, remove, named):
         (category / remove).unlink()
     with pytest.raises(DataError, match=named):
         find_samples(category)
+
+
+@pytest.fixture
+def btad(tmp_path: Path) -> Path:
+    """Category 01 of BTAD: images in BMP, masks of the same stem in PNG."""
+    root = tmp_path / "BTech_Dataset_transformed" / "01"
+    for name in (
+        "train/ok/000.bmp",
+        "test/ok/000.bmp",
+        "test/ko/0000.bmp",
+        "test/ko/0001.bmp",
+        "ground_truth/ko/0000.png",
+    ):
+        write(root / name)
+    write(root / "ground_truth/ko/0001.bmp")
+    return root
+
+
+def test_btad(btad):
+    test, truth = btad / "test", btad / "ground_truth"
+    expected = [
+        Sample(test / "ko/0000.bmp", 1, "ko", truth / "ko/0000.png", "test"),
+        Sample(test / "ko/0001.bmp", 1, "ko", truth / "ko/0001.bmp", "test"),
+        Sample(test / "ok/000.bmp", 0, "good", None, "test"),
+        Sample(btad / "train/ok/000.bmp", 0, "good", None, "train"),
+    ]
+    assert find_samples(btad) == expected
+    assert find_samples(btad, "test") == expected[:3]
+    assert find_samples(btad, "train") == expected[3:]
+
+
+@pytest.mark.parametrize(
+    ("add", "remove", "reason"),
+    [
+        ("test/good/1.bmp", None, "called good and others called ok"),
+        ("train/ko/1.bmp", None, "train/ko is not train/ok"),
+        ("ground_truth/ko/7.png", None, "ko/7.png belongs to no image"),
+        (None, "ground_truth/ko/0000.png", "ko/0000.bmp is anomalous and has no mask"),
+        (None, "train/ok/000.bmp", "train/ok holds no images"),
+    ],
+)
+def test_btad_errors(btad, add, remove, reason):
+    if add:
+        write(btad / add)
+    if remove:
+        (btad / remove).unlink()
+    with pytest.raises(DataError, match=reason):
+        find_samples(btad)
+
+
+VISA = """object,split,label,image,mask
+candle,train,normal,candle/Data/Images/Normal/0836.JPG,
+candle,test,normal,candle/Data/Images/Normal/0007.JPG,
+candle,test,anomaly,candle/Data/Images/Anomaly/000.JPG,candle/Data/Masks/Anomaly/000.png
+pcb1,train,normal,pcb1/Data/Images/Normal/0000.JPG,
+"""
+
+
+@pytest.fixture
+def visa(tmp_path: Path) -> Path:
+    root = tmp_path / "VisA"
+    for name in (
+        "candle/Data/Images/Normal/0836.JPG",
+        "candle/Data/Images/Normal/0007.JPG",
+        "pcb1/Data/Images/Normal/0000.JPG",
+    ):
+        write(root / name)
+    write(root / "candle/Data/Images/Anomaly/000.JPG")
+    write(root / "candle/Data/Masks/Anomaly/000.png", np.array([[0, 1, 0], [0, 2, 0]], np.uint8))
+    (root / "candle/image_anno.csv").write_text("image,label,mask\n")
+    (root / "split_csv").mkdir()
+    (root / "split_csv/1cls.csv").write_text(VISA)
+    return root
+
+
+def test_visa(visa, monkeypatch):
+    data = visa / "candle" / "Data"
+    anomaly = Sample(
+        data / "Images/Anomaly/000.JPG", 1, "anomaly", data / "Masks/Anomaly/000.png", "test", class_mask=True
+    )
+    good, train = (
+        Sample(data / f"Images/Normal/{name}.JPG", 0, "good", None, split, class_mask=True)
+        for name, split in (("0007", "test"), ("0836", "train"))
+    )
+    assert find_samples(visa / "candle") == [anomaly, good, train]
+    assert find_samples(visa / "candle", "test") == [anomaly, good]
+    assert find_samples(visa / "candle", "train") == [train]
+    assert read_mask(anomaly.mask, (2, 3), anomaly.class_mask).tolist() == [[False, True, False]] * 2
+    monkeypatch.chdir(visa / "candle")
+    assert find_samples(".") == [anomaly, good, train]
+
+
+@pytest.mark.parametrize(
+    ("find", "replace", "reason"),
+    [
+        ("mask\n", "masks\n", "1cls.csv has no column mask"),
+        ("candle,", "candles,", "no rows of the object candle"),
+        ("train,normal,candle", "train,good,candle", "line 2 has the label 'good'"),
+        ("0836.JPG", "0837.JPG", "line 2 names .*0837.JPG, which does not exist"),
+        ("Masks/Anomaly/000.png", "Masks/Anomaly/001.png", "line 4 names .*001.png, which does not exist"),
+        ("test,anomaly", "train,anomaly", "anomalous image .*000.JPG in train"),
+        ("0007.JPG", "0836.JPG", "names .*0836.JPG twice"),
+    ],
+)
+def test_visa_errors(visa, find, replace, reason):
+    (visa / "split_csv/1cls.csv").write_text(VISA.replace(find, replace))
+    with pytest.raises(DataError, match=reason):
+        find_samples(visa / "candle", "train")
+
+
+def test_visa_needs_its_split(visa):
+    (visa / "split_csv/1cls.csv").unlink()
+    with pytest.raises(DataError, match=r"whose split .*split_csv/1cls.csv is missing; take it from VisA's archive"):
+        find_samples(visa / "candle")
+
+
+def test_yes_and_no(tmp_path):
+    root = tmp_path / "brain_tumor_dataset"
+    for i in range(60):
+        write(root / f"no/N{i}.jpg", np.full((4, 6), 4 * i, np.uint8))
+    write(root / "yes/Y1.jpg")
+    everything = find_samples(root)
+    assert everything[-1] == Sample(root / "yes/Y1.jpg", 1, "yes", None, "test")
+    for sample in everything[:-1]:
+        testing = hashlib.sha256(sample.path.read_bytes()).hexdigest()[1] in "048c"
+        assert sample == Sample(sample.path, 0, "good", None, "test" if testing else "train")
+    train, test = find_samples(root, "train"), find_samples(root, "test")
+    assert sorted(train + test, key=lambda sample: sample.path) == everything
+    assert len(test) > 5 and len(train) > 30, "a quarter and three quarters of 60, about"
+
+    (root / "no/copy.jpg").write_bytes(train[0].path.read_bytes())
+    again = find_samples(root, "train")
+    assert set(again) == {*train, Sample(root / "no/copy.jpg", 0, "good", None, "train")}
+    for sample in again:
+        sample.path.unlink()
+    with pytest.raises(DataError, match="no images to split train; add images, or write a CSV manifest"):
+        find_samples(root, "train")
+
+
+def test_categories_of_every_layout_are_found(category, btad, visa, tmp_path):
+    write(tmp_path / "archive/brain/yes/1.png")
+    write(tmp_path / "archive/brain/no/2.png")
+    assert find_categories(btad.parent) == {"01": btad}
+    assert find_categories(visa) == {name: visa / name for name in ("candle", "pcb1")}
+    assert find_categories(tmp_path / "archive") == {"brain": tmp_path / "archive/brain"}
+    assert find_categories(tmp_path) == {"screw": category}
+    for inside in (category, btad, visa / "candle", tmp_path / "archive/brain", visa / "candle/Data/Images"):
+        assert find_categories(inside) == {}
+    for folder in (btad.parent, visa, tmp_path / "archive"):
+        with pytest.raises(DataError, match="give one of them"):
+            find_samples(folder, "train")
 
 
 def test_missing_sources_are_named(category, tmp_path):
@@ -381,12 +533,22 @@ def test_masks_are_cut_at_half_of_their_range(tmp_path):
     Image.fromarray(np.array([[False, True]])).save(path)
     assert read_mask(path, (1, 2)).tolist() == [[False, True]]
     write(path, np.zeros((3, 2), np.uint8))
-    assert not read_mask(path, (3, 2)).any()
+    assert not read_mask(path, (3, 2)).any() and not read_mask(path, (3, 2), classes=True).any()
     with pytest.raises(DataError, match="2 x 3 pixels and its image 3 x 2"):
         read_mask(path, (2, 3))
     write(path, np.ones((3, 2), np.uint8))
     with pytest.raises(DataError, match="save it with 0 and 255"):
         read_mask(path, (3, 2))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "I;16"])
+def test_masks_of_classes_are_cut_above_0(tmp_path, mode):
+    classes = np.array([[0, 1, 2, 9], [0, 0, 255, 5]], np.uint8)
+    image = Image.fromarray(classes.astype(np.uint16) if mode == "I;16" else classes)
+    if mode == "P":
+        image.putpalette([0, 0, 0, 128, 0, 0, 0, 0, 64] + [7, 7, 7] * 253)
+    image.save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png", (2, 4), classes=True).tolist() == (classes > 0).tolist()
 
 
 SIZES = [(1, 1), (1, 9), (16, 16), (17, 16), (16, 31), (40, 23), (33, 97), (5, 64)]

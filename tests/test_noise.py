@@ -43,6 +43,7 @@ MODELS: list[Noise] = [
     TsimplexGaussian(),
     KomalTsimplex(patch=8, octaves=6),
     KomalTsimplex(patch=8, octaves=6, coordinates="local"),
+    KomalTsimplex(patch=8, octaves=6, profile="exponential"),
 ]
 FRACTALS = [Simplex(dims=2), Simplex(), Tsimplex()]
 SEEDS = torch.tensor([3, -(2**40) - 1, 42, 2**62])
@@ -212,18 +213,38 @@ def test_kts_wavelengths():
     assert torch.equal(within, f), "one wavelength in all of a patch"
 
 
+def test_exponential_kts_halves_its_wavelength_every_sigma_patches():
+    """15 x 15 patches with the peak in the middle one: 3-4-5 triangles and steps along a row."""
+    i = torch.arange(15) * 16
+    f = patch_wavelengths(i.view(-1, 1), i.view(1, -1), 240, 240, 128.0, 1.0, 16, True)
+    assert f[7, 7:].tolist() == [128, 64, 32, 16, 8, 4, 2, 1]
+    assert float(f[7 - 3, 7 + 4]) == pytest.approx(128 / 2**5, rel=1e-15)
+    slower = patch_wavelengths(i.view(-1, 1), i.view(1, -1), 240, 240, 128.0, 2.5, 16, True)
+    assert float(slower[7 + 4, 7 - 3]) == pytest.approx(128 / 2**2, rel=1e-15)
+
+
 @pytest.mark.parametrize(
-    ("patch", "sigma", "coordinates"), ((8, 4.0, "global"), (8, 1.3, "local"), (1, 9.0, "global"), (1, 9.0, "local"))
+    ("patch", "sigma", "coordinates", "profile"),
+    (
+        (8, 4.0, "global", "gaussian"),
+        (8, 1.3, "local", "gaussian"),
+        (1, 9.0, "global", "gaussian"),
+        (1, 9.0, "local", "gaussian"),
+        (8, 1.0, "global", "exponential"),
+        (4, 1.0, "local", "exponential"),
+        (1, 9.0, "global", "exponential"),
+    ),
 )
-def test_kts_is_the_package_at_every_pixel(patch, sigma, coordinates):
-    model = KomalTsimplex(4, 0.8, 128.0, sigma, patch, coordinates)
+def test_kts_is_the_package_at_every_pixel(patch, sigma, coordinates, profile):
+    model = KomalTsimplex(4, 0.8, 128.0, sigma, patch, coordinates, profile)
     height, width, seed, t = 20, 27, 42, 201
     noise = one(model, seed, t, 2, height, width)
     package = opensimplex.OpenSimplex(seed)
     n, m = math.ceil(height / patch), math.ceil(width / patch)
     for channel, y, x in itertools.product((0, 1), range(0, height, 3), range(width)):
         i, j = y // patch + 1, x // patch + 1
-        f = 128 * math.exp(-((i - (n + 1) / 2) ** 2 + (j - (m + 1) / 2) ** 2) / (2 * sigma**2))
+        d = math.dist((i, j), ((n + 1) / 2, (m + 1) / 2))
+        f = 128 * (math.exp(-(d**2) / (2 * sigma**2)) if profile == "gaussian" else 2 ** (-d / sigma))
         at = (x % patch, y % patch) if coordinates == "local" else (x, y)
         point = np.array([*at, channel, t]) / f
         expected = sum(0.8**k * package.noise4(*(2**k * point)) for k in range(4))
@@ -240,13 +261,18 @@ def test_local_kts_copies_patches_of_equal_wavelength():
 
 def test_kts_refuses_wavelengths_that_floating_point_cannot_resolve():
     """Read per pixel with sigma = 4 pixels, F falls below 1e-300 and the coordinates become infinite."""
-    for model in (KomalTsimplex(patch=1), KomalTsimplex(patch=16, sigma=0.5)):
+    for model in (
+        KomalTsimplex(patch=1),
+        KomalTsimplex(patch=16, sigma=0.5),
+        KomalTsimplex(patch=1, profile="exponential"),
+    ):
         with pytest.raises(
             ValueError, match="wavelength of KTs falls to .* in the corners of a 224 x 224 image; raise sigma"
         ):
             one(model, 3, 10, 1, 224, 224)
     assert np.isfinite(one(KomalTsimplex(4, patch=1, sigma=28.0), 3, 10, 1, 112, 112)).all()
     assert np.isfinite(one(KomalTsimplex(4), 3, 10, 1, 1024, 8)).all()
+    assert np.isfinite(one(KomalTsimplex(sigma=1.0, patch=16, profile="exponential"), 3, 10, 1, 224, 224)).all()
 
 
 # Gaussian, mixture and Tsg.
@@ -496,6 +522,12 @@ def test_configurations_survive_json(model):
     assert config["kind"] == model.kind and KINDS[model.kind] is type(model)
 
 
+def test_configurations_from_before_there_were_profiles_keep_their_meaning():
+    config = KomalTsimplex(patch=8).to_config()
+    assert config.pop("profile") == "gaussian"
+    assert from_config(config) == KomalTsimplex(patch=8)
+
+
 ORIGINS = torch.zeros(2, 2, dtype=torch.int64)
 GOOD: dict[str, Any] = {"t": torch.tensor([1, 2]), "seeds": torch.tensor([1, 2])}
 REFUSED = [
@@ -539,6 +571,7 @@ REFUSED_PARAMETERS = [
     (lambda: KomalTsimplex(sigma=0), "sigma must be positive"),
     (lambda: KomalTsimplex(patch=0), "patch at least 1"),
     (lambda: KomalTsimplex(coordinates="polar"), "coordinates must be"),
+    (lambda: KomalTsimplex(profile="linear"), "profile must be"),
     (lambda: GaussianMixture(0)(X.shape, **GOOD), "components must be at least 1"),
     (lambda: GaussianMixture(5, 0.5, 0.1)(X.shape, **GOOD), "sigma_low and sigma_high must satisfy"),
     (lambda: from_config({"kind": "perlin"}), "Unknown noise 'perlin'; choose one of gaussian, simplex"),

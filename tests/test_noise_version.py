@@ -56,6 +56,7 @@ def test_every_kind_and_option_is_there():
         assert {(False, "none"), (True, "unit")} <= options
     assert {config["dims"] for _, config in NOISES if "dims" in config} == {2, 3, 4}
     assert {config["coordinates"] for _, config in NOISES if config["kind"] == "kts"} == {"global", "local"}
+    assert {config["profile"] for _, config in NOISES if config["kind"] == "kts"} == {"gaussian", "exponential"}
     assert {config["signed"] for _, config in NOISES if config["kind"] == "gmm"} == {True, False}
     assert GOLDEN["origins"].min() < -1e8 and GOLDEN["origins"].max() > 1e7
     for i, _ in NOISES:

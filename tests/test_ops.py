@@ -114,6 +114,8 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (*grid(), 40, 60, 10, 0.8, 128.0, 4.0, 16),
             (*grid(1, 40, 70), 40, 70, 4, 0.8, 64.0, 2.0, 32, True),
             (*grid(1, 9, 9), 30, 30, 3, 0.8, 64.0, 9.0, 1),
+            (*grid(1, 40, 70), 40, 70, 4, 0.8, 128.0, 1.5, 16, False, True),
+            (*grid(1, 9, 9), 30, 30, 3, 0.8, 64.0, 9.0, 1, False, True),
         ],
         "simplex_noise_at": [
             *[(points(dims), SEEDS, 4, 0.8, 1.5, dims == 3) for dims in (2, 3, 4)],

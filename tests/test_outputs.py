@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,14 @@ def test_no_name_leaves_the_output_folder(detector: dn.Detector, category: Path,
     rows = write_run(tmp_path / "out", detector, [sample])
     assert (tmp_path / "out" / rows[0]["map_path"]).resolve().is_relative_to((tmp_path / "out" / "maps").resolve())
     assert not [p for p in tmp_path.rglob("*escaped*") if (tmp_path / "out") not in p.parents]
+
+
+def test_masks_of_classes_are_read_as_such(detector: dn.Detector, category: Path) -> None:
+    sample = next(sample for sample in find_samples(category, "test") if sample.mask)
+    black_and_white = np.asarray(Image.open(sample.mask))
+    Image.fromarray((black_and_white // 127).astype(np.uint8)).save(sample.mask)
+    (scored,) = score_samples(detector, [dataclasses.replace(sample, class_mask=True)])
+    assert scored.mask.tolist() == (black_and_white > 127).tolist() and scored.mask.any()
 
 
 def test_a_broken_image_or_mask_is_a_row_with_its_error(detector: dn.Detector, category: Path, tmp_path: Path) -> None:

@@ -8,6 +8,6 @@ from .framing import Placement as Placement
 from .image import colour_channels as colour_channels
 from .image import read_image as read_image
 from .image import read_mask as read_mask
-from .samples import Sample as Sample
+from .listing import Sample as Sample
 from .samples import find_categories as find_categories
 from .samples import find_samples as find_samples

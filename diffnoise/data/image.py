@@ -42,14 +42,16 @@ def read_image(path: str | os.PathLike[str], channels: int, max_pixels: int = 89
     return _match_channels(path, values, channels).mul_(2).sub_(1)
 
 
-def read_mask(path: str | os.PathLike[str], size: tuple[int, int]) -> Tensor:
-    """Read a mask image of `size` (H, W) as bool [H, W], true above half of its range.
+def read_mask(path: str | os.PathLike[str], size: tuple[int, int], classes: bool = False) -> Tensor:
+    """Read a mask image of `size` (H, W) as bool [H, W], true above half of its range, or above 0 where it holds indices of `classes`.
 
-    Raises DataError where `read_image` does, if the size differs, and if values above 0 are all below half.
+    Raises DataError where `read_image` does, if the size differs, and if values above 0 are all below half without `classes`.
     """
     values = read_image(path, channels=1)[0]
     if tuple(values.shape) != tuple(size):
         raise DataError(f"{path} is {_by(values.shape)} pixels and its image {_by(size)}; make them the same size.")
+    if classes:
+        return values > -1
     mask = values > 0
     if not mask.any() and (values > -1).any():
         raise DataError(f"{path} marks pixels only with values below half of its range; save it with 0 and 255.")
