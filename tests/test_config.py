@@ -36,7 +36,9 @@ def test_every_preset_builds_its_configuration_and_its_model(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "published"),
     [
+        ("noise-study/gaussian", {"image_channels": 3}, 32_952_707),
         ("dynamic-noise", {}, 281_088_004),
+        ("kl-map", {"channels": 256, "image_channels": 3, "num_classes": 1000}, 553_838_086 + 140_560),
         ("ddad", {"image_channels": 3}, 32_952_707),
         ("anoddpm", {}, 131_649_793),
         ("dtu-net/tsimplex", {}, 16_396_668),
@@ -65,6 +67,18 @@ def test_presets_follow_their_papers() -> None:
     assert weights[80] == pytest.approx(7 * (1 - 0.837663), abs=1e-5)
     tsimplex = preset("dtu-net/tsimplex").noise
     assert (tsimplex.octaves, tsimplex.persistence, tsimplex.frequency) == (6, 0.9, 64)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("adapted", [True, False])
+def test_every_row_of_the_ablation_is_a_change_of_the_preset(dynamic: bool, scaled: bool, adapted: bool) -> None:
+    """Tebbe and Tayyub 2024: dynamic or static steps, noiseless down-scaling (DS), domain adaptation (DA)."""
+    scoring: dict[str, Any] = {"omega": 0.0 if scaled else 1.0} | ({} if dynamic else {"dynamic": None, "starts": [40]})
+    changes: dict[str, Any] = {"scoring": scoring} | ({} if adapted else {"adaptation": None})
+    config = preset("dynamic-noise/pixels").updated(changes)
+    assert config.scoring.passes == ((None,) if dynamic else (40,)) and config.scoring.model_calls(40) == 10
+    assert config.scoring.omega == 1 - scaled and (config.adaptation is not None) == adapted
 
 
 def test_an_unknown_preset_is_refused_with_the_names() -> None:

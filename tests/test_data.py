@@ -627,7 +627,24 @@ def test_crop_marks_unseen_pixels_with_the_smallest_value():
     assert (merged[:, :, :12] == frames.min()).all() and (merged[:, :, 28:] == frames.min()).all()
 
 
+def test_a_crop_may_leave_a_margin():
+    """224 of 256 pixels, as several papers have it: what Pillow's antialiased scaling gives, without 16 pixels on every side."""
+    image = smooth(512, 512)
+    framing = Framing(224, "crop", scale=256)
+    frames, placement = framing.split(image)
+    assert placement.origins.tolist() == [[16, 16]] and frames.shape == (1, 1, 224, 224)
+    scaled = Image.fromarray(image[0].numpy()).resize((256, 256), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(frames[0, 0], np.asarray(scaled)[16:240, 16:240], atol=1e-4)
+    merged = framing.merge(frames, placement)
+    assert merged.shape == (1, 512, 512) and (merged[:, :30] == frames.min()).all()
+    torch.testing.assert_close(merged[:, 40:-40, 40:-40], image[:, 40:-40, 40:-40], rtol=0, atol=0.02)
+
+
 def test_framing_refuses_what_cannot_be():
+    with pytest.raises(ValueError, match="scale belongs"):
+        Framing(8, "resize", scale=9)
+    with pytest.raises(ValueError, match="at least the size of 8, not 7"):
+        Framing(8, "crop", scale=7)
     for arguments in ((0,), (-4, "tile"), (8, "tile", 4), (8, "tile", -1), (8, "fit")):
         with pytest.raises(ValueError, match="must"):
             Framing(*arguments)

@@ -15,6 +15,7 @@ from diffnoise.checkpoint import CheckpointError
 from diffnoise.features import LITE0, Backbone, Features, cosine_distance, squared_distance, stacked
 
 timm = pytest.importorskip("timm")
+torchvision = pytest.importorskip("torchvision")
 
 
 def images(count: int = 2, channels: int = 3, size: int = 64) -> Tensor:
@@ -85,6 +86,21 @@ def test_efficientnet_b4_stack_is_that_of_lu(tmp_path):
     assert whole.shape == (2, 272, 16, 16)
     torch.testing.assert_close(whole[:, 24:56], maps[1])
     torch.testing.assert_close(whole[:, :24], maps[0].unflatten(3, (16, 2)).unflatten(2, (16, 2)).mean((3, 5)))
+
+
+def test_the_default_is_torchvisions_resnet_34_from_its_own_file(tmp_path):
+    """Blocks 2 and 3, as Tebbe & Tayyub compare them."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet34().eval()
+    torch.save(theirs.state_dict(), tmp_path / "resnet34.pth")
+    backbone = Backbone(Features(weights=str(tmp_path / "resnet34.pth"), normalize="none"))
+    x = images()
+    with torch.no_grad():
+        h = theirs.layer1(theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x)))))
+        expected = [second := theirs.layer2(h), theirs.layer3(second)]
+    assert backbone.channels == [128, 256]
+    for ours, block in zip(backbone(x), expected, strict=True):
+        torch.testing.assert_close(ours, block)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

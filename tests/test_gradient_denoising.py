@@ -1,13 +1,17 @@
 """The density of features against scipy's Mahalanobis distance, and what its gradient does to an image."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
 from torch import Tensor
 
+import diffnoise as dn
 from diffnoise.features import Backbone, Features
 from diffnoise.gradient_denoising import Density, GradientDenoising, gradient_denoise
+from diffnoise.reverse import reverse_process
 
 SETTINGS = GradientDenoising(layers=(1, 2), dims=6, outer=3)
 
@@ -63,6 +67,25 @@ def test_one_step_is_the_formula_and_an_image_is_alone_in_it():
     step = -0.6 * slope / np.std(slope.numpy(), ddof=1)
     expected = (0.8 * ((0.8 * x + step) / 2) + step) / 2
     torch.testing.assert_close(gradient_denoise(x, Linear(), lambda y: y / 2), expected)
+
+
+def test_the_reverse_process_without_seeds_is_the_denoising(density):
+    """mu = (x - beta eps / sqrt(1 - alpha_bar)) / sqrt(alpha) at t, and no noise."""
+    schedule = dn.Schedule.linear()
+    settings, calls = replace(SETTINGS, outer=1, inner=0), []
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        calls.append(t.tolist())
+        return 0.3 * x + 0.1
+
+    table = schedule.ddpm_table()
+    still = Density(density.backbone, settings, **density.state())
+    x = images(2, 5)
+    moved = gradient_denoise(x, still, lambda y: reverse_process(model, y, [settings.t], table, clip=None))
+    beta, alpha_bar = float(schedule.betas[8]), float(schedule.alpha_bars[8])
+    expected = (x - beta / (1 - alpha_bar) ** 0.5 * (0.3 * x + 0.1)) / (1 - beta) ** 0.5
+    torch.testing.assert_close(moved, expected, rtol=1e-5, atol=1e-5)
+    assert calls == [[8, 8]]
 
 
 def test_a_density_comes_back_from_its_tensors(density):

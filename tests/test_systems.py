@@ -164,6 +164,27 @@ def test_the_feature_head_is_compared_with_the_features_of_the_image(make: Make)
     torch.testing.assert_close(detector.predict(images(2)).anomaly_map, mixed, rtol=1e-3, atol=1e-3)
 
 
+def test_the_divergence_is_the_closed_formula(make: Make) -> None:
+    """KL = (ln(v / b) - 1 + b / v) / 2 + beta^2 (eps - eps_theta)^2 / (2 v alpha (1 - alpha_bar)), b the posterior's variance, v the model's."""
+    scoring = dn.Scoring(
+        starts=(100, 200), samples=1, map="kl", variance="learned_range", clip=None, filter="none", normalization="none"
+    )
+    detector = make(model=replace(TINY, learn_variance=True), scoring=scoring)
+    x_0, expected = inside(images(2)), torch.zeros(2, 1, SIZE, SIZE)
+    for start in scoring.starts:
+        t = torch.full((2,), start - 1)
+        eps = detector.noise(x_0.shape, t=t, seeds=torch.zeros_like(t))
+        with torch.no_grad():
+            predicted_eps, v = detector.model(dn.add_noise(x_0, eps, t, detector.schedule), t).double().chunk(2, 1)
+        beta, alpha_bar = detector.schedule.betas[start - 1], detector.schedule.alpha_bars[start - 1]
+        b = beta * (1 - detector.schedule.alpha_bars[start - 2]) / (1 - alpha_bar)
+        share = (v + 1) / 2
+        v = torch.exp(share * beta.log() + (1 - share) * b.log())
+        error = beta**2 * (eps - predicted_eps).square() / (2 * v * (1 - beta) * (1 - alpha_bar))
+        expected += ((v / b).log() - 1 + b / v).float() / 4 + error.float() / 2
+    torch.testing.assert_close(detector.predict(images(2)).anomaly_map, expected, rtol=1e-3, atol=1e-6)
+
+
 def fitted(make: Make, **settings: object) -> dn.Detector:
     detector = make(**settings)
     count = 12

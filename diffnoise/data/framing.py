@@ -24,17 +24,18 @@ class Framing:
     """How an image of any size becomes square network inputs, and how their maps become one map of its size.
 
     "resize" scales the longer side to `size` and pads right and below by reflection (by repeating the edge where the
-    image is too small for that). "crop" scales the shorter side to `size` and keeps the centre; the map outside it is
-    the smallest value inside, so that pixels that were not looked at never raise a score. "tile" cuts tiles at native
+    image is too small for that). "crop" scales the shorter side to `scale` (default: `size`) and keeps the centre; the map outside
+    it is the smallest value inside, so that pixels that were not looked at never raise a score. "tile" cuts tiles at native
     resolution that overlap by `overlap` pixels (default: a quarter of `size`); the last one is shifted to end at the
     border.
 
-    Raises ValueError for a size below 1, an overlap outside [0, size / 2) or an unknown mode.
+    Raises ValueError for a size below 1, an overlap outside [0, size / 2), an unknown mode, and a scale below `size` or of another mode.
     """
 
     size: int
     mode: Mode = "resize"
     overlap: int | None = None
+    scale: int | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -43,6 +44,10 @@ class Framing:
             raise ValueError(f"The framing mode must be one of {', '.join(get_args(Mode))}, not {self.mode!r}.")
         if self.overlap is not None and not 0 <= 2 * self.overlap < self.size:
             raise ValueError(f"The overlap must lie from 0 to below half of {self.size} pixels, not {self.overlap}.")
+        if self.scale is not None and (self.mode != "crop" or self.scale < self.size):
+            raise ValueError(
+                f'The scale belongs to the mode "crop" and must be at least the size of {self.size}, not {self.scale}.'
+            )
 
     def split(self, image: Tensor) -> tuple[Tensor, Placement]:
         """Cut an image [C, H, W] into frames [n, C, size, size]; raises ValueError for another or an empty shape."""
@@ -90,7 +95,8 @@ class Framing:
         if self.mode == "tile":
             return height, width
         side = max(height, width) if self.mode == "resize" else min(height, width)
-        return max(1, round(height * self.size / side)), max(1, round(width * self.size / side))
+        wanted = self.scale or self.size
+        return max(1, round(height * wanted / side)), max(1, round(width * wanted / side))
 
     @property
     def _overlap(self) -> int:

