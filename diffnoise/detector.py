@@ -262,7 +262,7 @@ class Detector:
         if resume and trainer.checkpoint_path is not None and trainer.checkpoint_path.exists():
             trainer.resume()
         trainer.run(progress)
-        self.model.load_state_dict(trainer.ema.module.state_dict())
+        self.model.load_state_dict(trainer.averaged().state_dict())
         self.model.eval()
         self.provenance = {
             "training": training.to_dict(),
@@ -320,11 +320,7 @@ class Detector:
         if len(good) == 0:
             raise DataError("Thresholds need good images, but there are none.")
         self.calibration = None
-        raw = []
-        for _, placement, errors, reconstruction in self._run((None, image) for image in good):
-            if not _finite(errors, reconstruction):
-                raise ValueError(f"There are no thresholds: {_NOT_FINITE}")
-            raw.append((errors, placement))
+        raw = [(errors, placement) for errors, placement, _ in self.errors(good)]
 
         def maps_of(chosen: slice, scales: Tensor | None = None) -> list[Tensor]:
             return [self.framing.merge(self._scorer.filtered(e[:, chosen], scales), placement) for e, placement in raw]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ RateSchedule = Literal["cosine", "linear", "step", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
 CHECKPOINT_NAME = "checkpoint.safetensors"
 LOG_STEPS = 20
+NORM_BATCHES = 32  # that the averaged network's batch norms take their statistics from
 LOG_COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "images_per_second", "seconds")
 
 
@@ -106,6 +107,15 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+class _Example(NamedTuple):
+    images: Tensor  # augmented frames [B, C, S, S]
+    x_0: Tensor  # the same, or their latents
+    x_t: Tensor
+    eps: Tensor
+    t: Tensor  # [B]
+    class_labels: Tensor | None  # [B]
 
 
 class Trainer:
@@ -219,11 +229,12 @@ class Trainer:
         }[training.learning_rate_schedule]
         return training.learning_rate * decay * min(1.0, (self.step + 1) / max(1, training.warmup))
 
-    def _one_step(self) -> tuple[float, float, float]:
+    def _example(self, step: int) -> _Example:
+        """What the network sees at this step."""
         training = self.training
-        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + self.step)
+        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
         torch.manual_seed(generator.initial_seed())  # for dropout
-        index = step_indices(len(self._frames), training.batch_size, training.seed, self.step)
+        index = step_indices(len(self._frames), training.batch_size, training.seed, step)
         images = random_crops(self._frames, index, self._size, generator)
         images = training.augment(images, generator).to(self._device)
         with torch.no_grad():
@@ -235,9 +246,13 @@ class Trainer:
             labels = with_null_class(self._labels[index], self._null_class, training.label_dropout, generator)
             class_labels = labels.to(self._device)
         eps = self.noise(x_0.shape, t=t, seeds=seeds)
-        x_t = add_noise(x_0, eps, t, self.schedule)
+        x_t = add_noise(x_0, eps, t, self.schedule).contiguous(memory_format=torch.channels_last)
+        return _Example(images, x_0, x_t, eps, t, class_labels)
+
+    def _one_step(self) -> tuple[float, float, float]:
+        training = self.training
+        images, x_0, x_t, eps, t, class_labels = self._example(self.step)
         with self._precision:
-            x_t = x_t.contiguous(memory_format=torch.channels_last)
             denoised = denoise(self.model, x_t, t, self._learned_variance, class_labels)
         denoised = Denoised(*(value if value is None else value.float() for value in denoised))
         loss = self._objective(denoised, x_0, x_t, eps, t) + self._feature_error(denoised.features, images)
@@ -255,6 +270,29 @@ class Trainer:
         self._optimizer.step()
         self.ema.update_parameters(self.model)
         return loss.item(), float(gradient_norm), rate
+
+    def averaged(self) -> nn.Module:
+        """The network with the averaged weights, for evaluation.
+
+        Batch norms that carry statistics of single steps' weights get those of the averaged ones, over batches of the training.
+        """
+        network = self.ema.module.eval()
+        norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        if not norms:
+            return network
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over batches
+            norm.train()
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.no_grad(), self._precision:
+            for step in range(NORM_BATCHES):
+                example = self._example(step)
+                denoise(network, example.x_t, example.t, self._learned_variance, example.class_labels)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        return network.eval()
 
     def _feature_error(self, features: Tensor | None, images: Tensor) -> Tensor | float:
         if features is None and self._targets is None:

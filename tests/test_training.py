@@ -20,7 +20,7 @@ import diffnoise as dn
 from diffnoise.batches import random_crops, step_indices, with_null_class
 from diffnoise.checkpoint import load_checkpoint
 from diffnoise.models import DiTConfig, DTUNetConfig, ModelConfig, Output, UViTConfig, build
-from diffnoise.training import LOG_COLUMNS, Trainer
+from diffnoise.training import LOG_COLUMNS, NORM_BATCHES, Trainer
 
 SCHEDULE = dn.Schedule.linear(1e-4, 1e-2, 1000)
 
@@ -754,3 +754,28 @@ def test_fit_of_a_finished_run_gives_the_same_detector(tmp_path: Path) -> None:
         return load_checkpoint(tmp_path / "run" / "detector.safetensors", "detector")[0]
 
     assert_identical(fit(False), fit(True))
+
+
+def test_batch_norms_of_the_averaged_network_have_statistics_of_its_weights() -> None:
+    config = DTUNetConfig(image_size=16, patch_size=4, width=32, depth=2, heads=2)
+    torch.manual_seed(0)
+    frames = torch.rand(6, 1, 16, 16) * 2 - 1
+    training = dn.Training(max_steps=6, batch_size=3, warmup=0, learning_rate=1e-2, ema_decay=0.99, precision="fp32")
+    model = build(config)
+    trainer = Trainer(
+        model, dn.noise.Gaussian(), dn.Schedule.linear(), "epsilon", training, frames, 16, None, torch.device("cpu")
+    )
+    trainer.run()
+    network = trainer.averaged()
+    name, norm = next((n, m) for n, m in network.named_modules() if isinstance(m, torch.nn.BatchNorm2d))
+    seen = []
+    norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for step in range(NORM_BATCHES):
+            example = trainer._example(step)
+            network(example.x_t, example.t)
+    # The first batch norm sees what no other one has changed: the convolution of x_t with the averaged weights.
+    expected = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
+    torch.testing.assert_close(norm.running_mean, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(dict(model.named_modules())[name].running_mean, norm.running_mean, rtol=1e-2)
+    assert trainer.averaged() is network and norm.momentum == 0.1 and not network.training
