@@ -240,9 +240,11 @@ class Detector:
             )
         frames: list[Tensor] = []
         labels: list[int] = []
+        learnt = 0  # images
         kept_out: dict[str | None, list[Tensor]] = {}
         for number, (category, source) in enumerate(sources.items()):
             learn, kept_out[category] = _split(self._good_images(source), training)
+            learnt += len(learn)
             frames += self._frames(learn)
             labels += [number] * (len(frames) - len(labels))
         trainer = Trainer(
@@ -268,7 +270,7 @@ class Detector:
             "training": training.to_dict(),
             "steps": trainer.step,
             "seconds": round(trainer.seconds, 1),
-            "train_images": len(frames),
+            "train_images": learnt,
             "versions": {
                 "diffnoise": __version__,
                 "noise": NOISE_VERSION,

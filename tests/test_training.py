@@ -568,7 +568,7 @@ def test_killed_at_random_moments_and_resumed_is_bit_for_bit_uninterrupted(tmp_p
         whole, killed = (load_checkpoint(tmp_path / folder / name, kind) for folder in ("whole", "killed"))
         assert_identical(whole[0], killed[0])
         if kind == "detector":
-            assert whole[1]["calibration"] == killed[1]["calibration"]
+            assert whole[1]["calibrations"] == killed[1]["calibrations"]
     with (tmp_path / "killed" / "train.csv").open() as file:
         logged = [row["step"] for row in csv.DictReader(file)]
     assert logged == ["20", "40", "60"]  # no row twice, none missing, none torn
