@@ -8,11 +8,14 @@
 // register serve a whole line.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "aligned_buffer.h"
+#include "byte_lookup.h"
 #include "lattice_plane.h"
 #include "tile.h"
 #include "vector.h"
@@ -113,12 +116,64 @@ struct CellStencil {
 
 // The packed gradients of a line's points from u on. On its own, its few numbers stay in registers.
 template <int D>
-__attribute__((noinline)) void find_gradients(const LatticeTables& tables, const Line& line, std::int64_t u, int count,
-                                              std::int32_t* found) {
+__attribute__((noinline)) void find_gradients_singly(const LatticeTables& tables, const Line& line, std::int64_t u,
+                                                     int count, std::int32_t* found) {
     std::int64_t v[4] = {u + line.diagonal, line.rest - u + line.diagonal, line.index[0], line.index[1]};
     for (int i = 0; i < count; ++i, ++v[0], --v[1]) {
         found[i] = tables.packed[lattice_hash<D>(tables.permutation, v)];
     }
+}
+
+#ifdef DN_BYTE_LOOKUP
+// The same for 64 points at once; writes up to the next multiple of 16.
+template <int D>
+DN_BYTE_LOOKUP void find_gradients_by_bytes(const LatticeTables& tables, const Line& line, std::int64_t u, int count,
+                                            std::int32_t* found) {
+    constexpr int together = 64, part = 16, gradients = Lattice<D>::gradients;
+    alignas(64) static constexpr auto places = [] {
+        std::array<std::uint8_t, together> numbers{};
+        for (int i = 0; i < together; ++i) numbers[i] = static_cast<std::uint8_t>(i);
+        return numbers;
+    }();
+    const auto all = [](std::int64_t x) DN_BYTE_LOOKUP { return _mm512_set1_epi8(static_cast<char>(x)); };
+    const __m512i place = _mm512_load_si512(places.data());
+    const ByteTable next(tables.permutation), gradient(tables.gradient);
+    __m512i packed[together / part] = {};
+    for (int n = 0; n * part < gradients; ++n) {
+        const int beyond = std::max((n + 1) * part - gradients, 0);
+        packed[n] = _mm512_maskz_loadu_epi32(0xFFFF >> beyond, kPackedGradients<D>.of + n * part);
+    }
+    for (int begin = 0; begin < count; begin += together) {
+        __m512i h = next[_mm512_add_epi8(all(u + line.diagonal + begin), place)];
+        h = _mm512_add_epi8(h, _mm512_sub_epi8(all(line.rest - u + line.diagonal - begin), place));
+        for (int axis = 2; axis < D; ++axis) h = _mm512_add_epi8(next[h], all(line.index[axis - 2]));
+        alignas(64) std::uint8_t indices[together];
+        _mm512_store_si512(indices, gradient[h]);
+        for (int i = 0; i < together && begin + i < count; i += part) {
+            const __m512i index =
+                _mm512_maskz_cvtepu8_epi32(0xFFFF, _mm_load_si128(reinterpret_cast<const __m128i*>(indices + i)));
+            __m512i value = _mm512_permutex2var_epi32(packed[0], index, packed[1]);
+            if (gradients > 2 * part) {
+                value = _mm512_mask_mov_epi32(value, _mm512_test_epi32_mask(index, _mm512_set1_epi32(2 * part)),
+                                              _mm512_permutex2var_epi32(packed[2], index, packed[3]));
+            }
+            _mm512_storeu_si512(found + begin + i, value);
+        }
+    }
+}
+#endif
+
+// found: with room up to the next multiple of 16.
+template <class Isa, int wavelength, int D>
+DN_HD void find_gradients(const LatticeTables& tables, const Line& line, std::int64_t u, int count,
+                          std::int32_t* found) {
+#ifdef DN_BYTE_LOOKUP
+    // Longer wavelengths have lines of too few points.
+    if (std::is_same_v<Isa, Avx512> && wavelength <= 2 && has_byte_lookup()) {
+        return find_gradients_by_bytes<D>(tables, line, u, count, found);
+    }
+#endif
+    find_gradients_singly<D>(tables, line, u, count, found);
 }
 
 // The slopes of a line's points, by column.
@@ -233,7 +288,7 @@ DN_HD void add_lines(const Plane<D>& plane, const Bounds& bounds, const Tile<T>&
             // The points whose discs reach the first and the last of these cells.
             const std::int64_t u = begin * per_block - (stencil.first + stencil.cells - 1);
             const int count = static_cast<int>((end - begin) * per_block) + stencil.cells - 1;
-            find_gradients<D>(*plane.tables, line, u, count, slopes.packed);
+            find_gradients<Isa, wavelength, D>(*plane.tables, line, u, count, slopes.packed);
             slopes.template unpack<D, wavelength, lanes>(count * wavelength, scale, static_cast<T>(family.d[0]),
                                                          static_cast<T>(family.d[1]));
             for (std::int64_t b = begin; b < end;) {

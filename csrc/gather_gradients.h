@@ -6,12 +6,9 @@
 #include <cstring>
 #include <type_traits>
 
+#include "byte_lookup.h"
 #include "isa.h"
 #include "simplex_noise_at.h"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#endif
 
 namespace diffnoise::gather {
 
@@ -141,13 +138,7 @@ DN_HD void find_gradients_singly(const Places<D>& places, const HashTables<D>& t
     }
 }
 
-#if defined(__x86_64__) && defined(__GNUC__)
-// The same where the machine can look up 64 bytes at once.
-inline bool has_byte_lookup() {
-    static const bool has = __builtin_cpu_supports("avx512vbmi");
-    return has;
-}
-
+#ifdef DN_BYTE_LOOKUP
 template <int D>
 struct ByteTables {
     alignas(64) std::uint8_t all[Corners<D>::count][64], original[Corners<D>::original_count][64];  // digit by place
@@ -169,11 +160,10 @@ struct ByteTables {
 template <int D>
 constexpr ByteTables<D> kByteTables;
 
+// The same for all points at once.
 template <int D>
-__attribute__((target("arch=x86-64-v4,avx512vbmi"))) void find_gradients_by_bytes(const Places<D>& places,
-                                                                                  const HashTables<D>& tables,
-                                                                                  bool original,
-                                                                                  BatchGradients<D>& gradients) {
+DN_BYTE_LOOKUP void find_gradients_by_bytes(const Places<D>& places, const HashTables<D>& tables, bool original,
+                                            BatchGradients<D>& gradients) {
     // The points in the order from which interleaving makes their own: four of every 16.
     alignas(64) static constexpr std::uint8_t order[64] = {
         0,  1,  2,  3,  16, 17, 18, 19, 32, 33, 34, 35, 48, 49, 50, 51, 4,  5,  6,  7,  20, 21,
@@ -191,11 +181,7 @@ __attribute__((target("arch=x86-64-v4,avx512vbmi"))) void find_gradients_by_byte
         base_bytes[axis] = _mm512_permutex2var_epi8(b, in_order, b);
         place_bytes[axis] = _mm512_permutex2var_epi8(p, in_order, p);
     }
-    __m512i next[4], gradient[4];
-    for (int i = 0; i < 4; ++i) {
-        next[i] = _mm512_loadu_si512(tables.next + 64 * i);
-        gradient[i] = _mm512_loadu_si512(tables.gradient + 64 * i);
-    }
+    const ByteTable next(tables.next), gradient(tables.gradient);
     const auto* digits = original ? kByteTables<D>.original : kByteTables<D>.all;
     for (int n = 0; n < (original ? Corners<D>::original_count : Corners<D>::count); ++n) {
         const __m512i offset = _mm512_load_si512(digits[n]);
@@ -203,10 +189,7 @@ __attribute__((target("arch=x86-64-v4,avx512vbmi"))) void find_gradients_by_byte
         for (int axis = 0; axis < D; ++axis) {
             const __m512i v =
                 _mm512_add_epi8(base_bytes[axis], _mm512_permutex2var_epi8(offset, place_bytes[axis], offset));
-            const __m512i index = _mm512_add_epi8(h, v);
-            const __m512i* table = axis + 1 < D ? next : gradient;
-            h = _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), _mm512_permutex2var_epi8(table[0], index, table[1]),
-                                       _mm512_permutex2var_epi8(table[2], index, table[3]));
+            h = (axis + 1 < D ? next : gradient)[_mm512_add_epi8(h, v)];
         }
         __m512i component[4];
         for (int axis = 0; axis < 4; ++axis) {
@@ -229,7 +212,7 @@ __attribute__((target("arch=x86-64-v4,avx512vbmi"))) void find_gradients_by_byte
 template <class Isa, int D>
 DN_HD void find_gradients(const Places<D>& places, const HashTables<D>& tables, bool original,
                           BatchGradients<D>& gradients) {
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef DN_BYTE_LOOKUP
     if (std::is_same_v<Isa, Avx512> && has_byte_lookup()) {
         return find_gradients_by_bytes(places, tables, original, gradients);
     }
