@@ -228,7 +228,7 @@ class KomalTsimplex(Noise):
     the paper. coordinates: "global" pixel coordinates, or "local" ones that start at 0 in every patch as the authors' code has it
     (patches of equal wavelength are then copies of each other). profile: "gaussian", as above, or "exponential", the paper's multi-section
     noise F_ij = frequency 2^(-d / sigma) with d = sqrt((i - c_y)^2 + (j - c_x)^2); the authors' code has sigma = 1 there. Octaves
-    shorter than 2 pixels alias, so far patches tend to white noise. Source: Kumar et al. 2025, equation 7 and section on noise.
+    shorter than 2 pixels alias. Source: Kumar et al. 2025, equation 7 and its text.
     """
 
     kind: ClassVar[str] = "kts"

@@ -246,9 +246,11 @@ def test_yes_and_no(tmp_path):
 def test_categories_of_every_layout_are_found(category, btad, visa, tmp_path):
     write(tmp_path / "archive/brain/yes/1.png")
     write(tmp_path / "archive/brain/no/2.png")
+    write(tmp_path / "products/test/train/good/1.png")
     assert find_categories(btad.parent) == {"01": btad}
     assert find_categories(visa) == {name: visa / name for name in ("candle", "pcb1")}
     assert find_categories(tmp_path / "archive") == {"brain": tmp_path / "archive/brain"}
+    assert find_categories(tmp_path / "products") == {"test": tmp_path / "products/test"}
     assert find_categories(tmp_path) == {"screw": category}
     for inside in (category, btad, visa / "candle", tmp_path / "archive/brain", visa / "candle/Data/Images"):
         assert find_categories(inside) == {}

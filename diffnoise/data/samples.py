@@ -51,7 +51,7 @@ def find_samples(source: str | os.PathLike[str], split: str | None = None) -> li
 def find_categories(source: str | os.PathLike[str]) -> dict[str, Path]:
     """The category folders that lie in a folder, by name, in the layouts of `find_samples`; none where it is a category or holds images itself."""
     source = Path(source)
-    if find_layout(source):
+    if is_category(source):
         return {}
     return {folder.name: folder for folder in folders(source) if is_category(folder)}
 
