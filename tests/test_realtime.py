@@ -165,6 +165,9 @@ class Timed:
         self.scoring = dn.Scoring((100,), steps=steps, samples=1)
         self.calibration = SimpleNamespace(image_threshold=float(steps))
 
+    def calibrated(self) -> SimpleNamespace:
+        return self.calibration
+
     def predict(self, image: torch.Tensor) -> dn.detector.PredictionBatch:
         self.clock.now += self.ms * Timed.busy / 1e3
         nothing = torch.zeros(1, 1, 2, 2)
