@@ -4,6 +4,7 @@
 
 #include "aligned_buffer.h"
 #include "images.h"
+#include "numbers.h"
 #include "separable_filter.h"
 
 namespace diffnoise {
@@ -140,15 +141,6 @@ struct Inputs {
     std::optional<Tensor> x_0, scales;
     bool absolute;
 };
-
-// A float32 or float64 tensor in double.
-std::vector<double> numbers(const Tensor& tensor, const char* name) {
-    const auto copy = [&](auto zero) {
-        const Input<decltype(zero)> values(tensor, name);
-        return std::vector<double>(values.data(), values.data() + tensor.numel());
-    };
-    return tensor.scalar_type() == ScalarType::Double ? copy(double{}) : copy(float{});
-}
 
 template <class Image>
 void anomaly_map_kernel(const Inputs& inputs, const Shape& shape, compute_t<Image>* out) {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "isa.h"
-#include "stable.h"
+#include "numbers.h"
 
 namespace diffnoise {
 namespace {
@@ -114,14 +114,14 @@ struct Normalize {
 };
 
 // How the pixels are cut into pieces of work, which does not depend on the number of threads.
-constexpr int64_t kRows = 128, kColumns = 16;
+constexpr int64_t kRows = 128, kRowColumns = 16;
 
 // Dense images, either [B, H W, C] (last) or [B, C, H W].
 struct Layout {
     int64_t batch, channels, pixels;
     bool last;
 
-    int64_t chunk_pixels() const { return last ? kRows : kRows * kColumns; }
+    int64_t chunk_pixels() const { return last ? kRows : kRows * kRowColumns; }
     int64_t chunks() const { return (pixels + chunk_pixels() - 1) / chunk_pixels(); }
     int64_t chunk_size(int64_t chunk) const { return std::min(chunk_pixels(), pixels - chunk * chunk_pixels()); }
     int64_t grain() const { return 1 + (1 << 14) / (chunk_pixels() * (last ? std::max<int64_t>(channels, 1) : 1)); }
@@ -149,14 +149,14 @@ void measure(const Image* x, const Layout& layout, int64_t first_channel, Moment
             }
             const Image* from = x + (sample * layout.channels + plane) * layout.pixels + start;
             // The columns are parts of one channel: whole rows of them, then the rest as one row of fewer.
-            const int64_t rows = size / kColumns, rest = size % kColumns;
-            double means[2 * kColumns], deviations[2 * kColumns];
-            run_best<ColumnMoments>(from, rows, rows ? kColumns : 0, means, deviations);
-            run_best<ColumnMoments>(from + size - rest, 1, rest, means + kColumns, deviations + kColumns);
+            const int64_t rows = size / kRowColumns, rest = size % kRowColumns;
+            double means[2 * kRowColumns], deviations[2 * kRowColumns];
+            run_best<ColumnMoments>(from, rows, rows ? kRowColumns : 0, means, deviations);
+            run_best<ColumnMoments>(from + size - rest, 1, rest, means + kRowColumns, deviations + kRowColumns);
             double total = 0, deviation = 0;
             const auto each = [&](const auto& use) {
-                for (int64_t k = 0; k < (rows ? kColumns : 0); ++k) use(static_cast<double>(rows), k);
-                for (int64_t k = 0; k < rest; ++k) use(1.0, kColumns + k);
+                for (int64_t k = 0; k < (rows ? kRowColumns : 0); ++k) use(static_cast<double>(rows), k);
+                for (int64_t k = 0; k < rest; ++k) use(1.0, kRowColumns + k);
             };
             each([&](double count, int64_t k) { total += count * means[k]; });
             *mean = total / static_cast<double>(size);
@@ -192,18 +192,16 @@ void normalize(const Image* x, const Layout& layout, int64_t first_channel, int6
     });
 }
 
-// The values of a small tensor of any floating dtype; `otherwise` without one.
-std::vector<double> numbers(const std::optional<Tensor>& tensor, std::initializer_list<int64_t> shape, double otherwise,
-                            const char* name) {
+// The values of a tensor of this shape; `otherwise` without one.
+std::vector<double> numbers_or(double otherwise, const std::optional<Tensor>& tensor,
+                               std::initializer_list<int64_t> shape, const char* name) {
+    if (tensor) {
+        check_shape(*tensor, shape, name);
+        return numbers(*tensor, name);
+    }
     int64_t count = 1;
     for (const int64_t size : shape) count *= size;
-    std::vector<double> values(count, otherwise);
-    if (!tensor) return values;
-    dispatch_floating(tensor->scalar_type(), [&](auto zero) {
-        const Input<decltype(zero)> input(*tensor, shape, name);
-        for (int64_t i = 0; i < count; ++i) values[i] = static_cast<compute_t<decltype(zero)>>(input[i]);
-    });
-    return values;
+    return std::vector<double>(count, otherwise);
 }
 
 struct Affine {
@@ -271,9 +269,10 @@ Tensor group_norm_silu(Tensor x, int64_t groups, std::optional<Tensor> weight, s
     if (skip) check_shape(*skip, {batch, skip->dim() == 4 ? skip->size(1) : -1, height, width}, "skip");
     const int64_t joined = skip ? skip->size(1) : 0, channels = own + joined;
     STD_TORCH_CHECK(groups > 0 && channels % groups == 0, "groups must divide the number of channels.");
-    const Affine affine{numbers(weight, {channels}, 1, "weight"), numbers(bias, {channels}, 0, "bias"),
-                        numbers(scale, {batch, channels}, 0, "scale"), numbers(shift, {batch, channels}, 0, "shift"),
-                        numbers(offset, {batch, channels}, 0, "offset")};
+    const Affine affine{numbers_or(1, weight, {channels}, "weight"), numbers_or(0, bias, {channels}, "bias"),
+                        numbers_or(0, scale, {batch, channels}, "scale"),
+                        numbers_or(0, shift, {batch, channels}, "shift"),
+                        numbers_or(0, offset, {batch, channels}, "offset")};
     const bool last = is_channels_last(x);
     const auto arrange = [last](const Tensor& image) { return last ? channels_behind(image) : image; };
     Tensor out = last ? empty({batch, height, width, channels}, x.scalar_type(), x)
