@@ -10,11 +10,6 @@
 namespace diffnoise {
 namespace {
 
-template <class Image>
-constexpr Format kFormat = std::is_same_v<Image, Half>       ? Format::half
-                           : std::is_same_v<Image, BFloat16> ? Format::bfloat
-                                                             : Format::single_or_double;
-
 // Mean and sum of squared deviations of every column of rows x columns numbers.
 struct ColumnMoments {
     template <class Isa, class Image>
@@ -41,21 +36,21 @@ struct ColumnMoments {
         const int64_t some = (rows + 7) / 8;
         V pivot[K] = {}, sum[K] = {}, square[K] = {};
         for (int64_t row = 0; row < some; ++row) {
-            for (int k = 0; k < K; ++k) pivot[k] += load_lanes<T, N, kFormat<Image>>(x + row * columns + k * N);
+            for (int k = 0; k < K; ++k) pivot[k] += load_lanes<Isa, N>(x + row * columns + k * N);
         }
         for (int k = 0; k < K; ++k) pivot[k] = pivot[k] * all_lanes<T, N>(T(1) / static_cast<T>(some));
         for (int64_t row = 0; row < rows; ++row) {
             for (int k = 0; k < K; ++k) {
-                const V d = load_lanes<T, N, kFormat<Image>>(x + row * columns + k * N) - pivot[k];
+                const V d = load_lanes<Isa, N>(x + row * columns + k * N) - pivot[k];
                 sum[k] += d;
                 square[k] = multiply_add<Isa>(d, d, square[k]);
             }
         }
         T pivots[K * N], sums[K * N], square_sums[K * N];
         for (int k = 0; k < K; ++k) {
-            store_lanes<T, N, Format::single_or_double>(pivots + k * N, pivot[k]);
-            store_lanes<T, N, Format::single_or_double>(sums + k * N, sum[k]);
-            store_lanes<T, N, Format::single_or_double>(square_sums + k * N, square[k]);
+            store_lanes<Isa, N>(pivots + k * N, pivot[k]);
+            store_lanes<Isa, N>(sums + k * N, sum[k]);
+            store_lanes<Isa, N>(square_sums + k * N, square[k]);
         }
         for (int i = 0; i < K * N; ++i) {
             const double shift = sums[i] / static_cast<double>(rows);
@@ -102,14 +97,14 @@ struct Normalize {
     static DN_HD void block(const Image* x, int64_t i, const T* mean, const T* factor, const T* shift, Image* out) {
         const auto coefficient = [i](const T* values) __attribute__((always_inline)) {
             if constexpr (per_column)
-                return load_lanes<T, N, Format::single_or_double>(values + i);
+                return load_lanes<Isa, N>(values + i);
             else
                 return all_lanes<T, N>(*values);
         };
-        const Lanes<T, N> d = load_lanes<T, N, kFormat<Image>>(x + i) - coefficient(mean);
+        const Lanes<T, N> d = load_lanes<Isa, N>(x + i) - coefficient(mean);
         Lanes<T, N> y = multiply_add<Isa>(d, coefficient(factor), coefficient(shift));
         if constexpr (activate) y = silu<Isa, N>(y);
-        store_lanes<T, N, kFormat<Image>>(out + i, y);
+        store_lanes<Isa, N>(out + i, y);
     }
 };
 
