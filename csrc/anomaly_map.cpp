@@ -4,6 +4,7 @@
 
 #include "aligned_buffer.h"
 #include "images.h"
+#include "numbers.h"
 #include "separable_filter.h"
 
 namespace diffnoise {
@@ -26,7 +27,7 @@ struct Taps {
 
 template <class T>
 struct Scratch {
-    AlignedBuffer<T> sum, plane, turned, column, ends;
+    AlignedBuffer<T> sum, plane, turned, column;
 };
 
 // A row y of what is filtered; `sum` has room for a row.
@@ -86,15 +87,14 @@ struct Band {
         T* plane = scratch.plane.reserve((rows + 2 * radius) * stride);    // [rows, width], with borders
         T* turned = scratch.turned.reserve((wide + 2 * radius) * high);    // [rows / lanes, width, lanes]
         T* column = scratch.column.reserve(std::max(wide, high) * lanes);  // [rows or width, lanes]
-        T* ends = scratch.ends.reserve(size * lanes);
         const T* values = taps.values.data();
         const bool equal = taps.equal;
-        const auto filter = [&](const T* in, int64_t apart, int64_t count, int64_t phase)
+        const auto filter = [&](const T* in, int64_t apart, int64_t count, const auto& soon)
                                 __attribute__((always_inline)) {
                                     if (equal) {
-                                        equal_sums<Isa>(in, apart, count, values[0], size, phase, ends, column);
+                                        equal_sums<Isa>(in, apart, count, values[0], size, column, soon);
                                     } else {
-                                        weighted_sums<Isa>(in, apart, count, values, size, column);
+                                        weighted_sums<Isa>(in, apart, count, values, size, column, soon);
                                     }
                                 };
 
@@ -106,7 +106,7 @@ struct Band {
         std::fill(column + rows * lanes, column + high * lanes, T(0));
         const int64_t block = (wide + 2 * radius) * lanes;
         for (int64_t x = 0; x < wide; x += lanes) {
-            filter(plane + x, stride, rows, top % size);
+            filter(plane + x, stride, rows, [](int64_t) {});
             for (int64_t y = 0; y < high; y += lanes) {
                 transpose<Isa>(column + y * lanes, turned + y / lanes * block + (radius + x) * lanes, lanes);
             }
@@ -118,8 +118,11 @@ struct Band {
                 *reinterpret_cast<V*>(lines + (radius + x) * lanes) = *reinterpret_cast<const V*>(from);
             };
             for (int64_t x = 0; x < radius; ++x) reflect(x - radius), reflect(width + x);
-            filter(lines, lanes, width, 0);
+            // A square's rows lie too far apart for the processor to foresee them.
             T* to = out + (top + y) * width;
+            filter(lines, lanes, width, [&](int64_t i) __attribute__((always_inline)) {
+                __builtin_prefetch(to + i % lanes * width + i / lanes * lanes, 1);
+            });
             for (int64_t x = 0; x < width; x += lanes) {
                 if (x + lanes <= width && y + lanes <= rows) {
                     transpose<Isa>(column + x * lanes, to + x, width);
@@ -140,15 +143,6 @@ struct Inputs {
     std::optional<Tensor> x_0, scales;
     bool absolute;
 };
-
-// A float32 or float64 tensor in double.
-std::vector<double> numbers(const Tensor& tensor, const char* name) {
-    const auto copy = [&](auto zero) {
-        const Input<decltype(zero)> values(tensor, name);
-        return std::vector<double>(values.data(), values.data() + tensor.numel());
-    };
-    return tensor.scalar_type() == ScalarType::Double ? copy(double{}) : copy(float{});
-}
 
 template <class Image>
 void anomaly_map_kernel(const Inputs& inputs, const Shape& shape, compute_t<Image>* out) {
@@ -176,7 +170,7 @@ void anomaly_map_kernel(const Inputs& inputs, const Shape& shape, compute_t<Imag
     const int64_t height = shape.height, map = height * shape.width;
     if (map == 0) return;
     // Rows that stay in the cache, and not much fewer than the filter needs beyond them. A multiple of every register.
-    const int64_t band = std::max<int64_t>({64, (1 << 14) / shape.width, int64_t(values.size())}) / 16 * 16;
+    const int64_t band = std::max<int64_t>({64, (1 << 15) / shape.width, int64_t(values.size())}) / 16 * 16;
     const int64_t bands = (height + band - 1) / band;
     parallel_for(0, shape.batch * bands, 1, [&](int64_t begin, int64_t end) {
         Scratch<T> scratch;

@@ -13,64 +13,69 @@ namespace diffnoise {
 
 // Rows at y, y + 1, ... of float noise, x .. x + width - 1, given to `sink` by the register: put<Isa>(i, values) with i
 // counted from the first pixel in rows of `width`, and put<Isa>(i, values, begin, end) where only those of a register
-// belong to the row. Every pixel comes once. prefetch(i): the pixels at i and the 15 behind it will come soon.
+// belong to the row. Every pixel comes once, in order. prefetch(i): the pixels at i and the 15 behind it will come
+// soon.
 struct NormalRows {
-    static constexpr int together = 4;  // blocks, so that the processor has enough to do
+    static constexpr int together = 4;          // blocks, so that the processor has enough to do
+    static constexpr std::int64_t ahead = 512;  // pixels that are fetched while earlier ones are computed
 
     template <class Isa, class Sink>
     static DN_HD void run(const Address& top, std::int64_t x, std::int64_t rows, std::int64_t width, const Sink& to) {
         constexpr int size = NormalBlock<Isa>::size, half = size / 2;
         const Sink sink = to;
         const MapWords<Isa> map(top);
-        const std::int64_t skip = x & 3, blocks = (skip + width + size - 1) / size;
-        const std::int64_t quarter_length = (blocks + together - 1) / together;
-        for (std::int64_t row = 0; row < rows;) {
-            // Four rows, or four parts of one of the last rows.
-            const bool four = row + together <= rows;
-            const std::int64_t length = four ? blocks : quarter_length;
-            BlockAddress<Isa> address[together];
-            std::int64_t start[together];  // of the row
-            std::int64_t at[together];     // in the row; a block may begin before it and end behind it
-            std::int64_t end[together];
+        // The first block of a row may begin before it, the last one end behind it.
+        const std::int64_t skip = x & 3;
+        Address here = top;
+        BlockAddress<Isa> address;
+        address.set(here, x >> 2);
+        for (std::int64_t row = 0, column = -skip; row < rows;) {
+            NormalBlock<Isa> values[together];
+            std::int64_t starts[together];   // of the blocks' rows
+            std::int64_t columns[together];  // of the blocks in them
             for (int i = 0; i < together; ++i) {
-                const std::int64_t y = four ? row + i : row, first = four ? 0 : i * length;
-                Address here = top;
-                here.y += static_cast<std::uint32_t>(y);
-                address[i].set(here, (x >> 2) + first * NormalBlock<Isa>::counters);
-                start[i] = y * width;
-                at[i] = first * size - skip;
-                end[i] = std::min(at[i] + length * size, width);
+                values[i].start(map, address);
+                starts[i] = row * width, columns[i] = column;
+                address.advance(), column += size;
+                if (column >= width) {
+                    ++row, column = -skip;
+                    ++here.y;
+                    address.set(here, x >> 2);
+                }
             }
-            for (std::int64_t block = 0; block < length; ++block) {
-                NormalBlock<Isa> values[together];
-                for (int i = 0; i < together; ++i) values[i].start(map, address[i]);
-                // The next rows' memory is on its way while these are computed.
+            for (int i = 0; i < together; ++i) {
+                for (int j = 0; j < size; j += 16) sink.prefetch(starts[i] + columns[i] + ahead + j);
+            }
+            for (int round = 3; round < 9; ++round) {
+                for (int i = 0; i < together; ++i) values[i].round(map, round);
+            }
+            for (int i = 0; i < together; ++i) values[i].finish(map);
+            for (int i = 0; i < together; ++i) values[i].make_radius();
+            Vector<Isa, float> halves[together][2];
+            for (int i = 0; i < together; ++i) values[i].values(halves[i][0], halves[i][1]);
+
+            bool whole = row < rows;
+            for (int i = 0; i < together; ++i) whole = whole && columns[i] >= 0 && columns[i] + size <= width;
+            if (whole) {
                 for (int i = 0; i < together; ++i) {
-                    for (int j = 0; j < size; j += 16) sink.prefetch(start[i] + at[i] + together * width + j);
-                }
-                for (int round = 3; round < 9; ++round) {
-                    for (int i = 0; i < together; ++i) values[i].round(map, round);
-                }
-                for (int i = 0; i < together; ++i) values[i].finish(map);
-                for (int i = 0; i < together; ++i) values[i].make_radius();
-                for (int i = 0; i < together; ++i) {
-                    Vector<Isa, float> halves[2];
-                    values[i].values(halves[0], halves[1]);
                     for (int j = 0; j < 2; ++j) {
-                        const std::int64_t first = at[i] + j * half;
-                        if (first >= 0 && first + half <= end[i]) {
-                            sink.template put<Isa>(start[i] + first, halves[j]);
-                        } else if (first < end[i] && first + half > 0) {
-                            sink.template put<Isa>(start[i] + first, halves[j],
-                                                   static_cast<int>(std::max<std::int64_t>(-first, 0)),
-                                                   static_cast<int>(std::min<std::int64_t>(end[i] - first, half)));
-                        }
+                        sink.template put<Isa>(starts[i] + columns[i] + j * half, halves[i][j]);
                     }
-                    address[i].advance();
-                    at[i] += size;
+                }
+                continue;
+            }
+            for (int i = 0; i < together && starts[i] < rows * width; ++i) {
+                for (int j = 0; j < 2; ++j) {
+                    const std::int64_t first = columns[i] + j * half;
+                    if (first >= 0 && first + half <= width) {
+                        sink.template put<Isa>(starts[i] + first, halves[i][j]);
+                    } else if (first < width && first + half > 0) {
+                        sink.template put<Isa>(starts[i] + first, halves[i][j],
+                                               static_cast<int>(std::max<std::int64_t>(-first, 0)),
+                                               static_cast<int>(std::min<std::int64_t>(width - first, half)));
+                    }
                 }
             }
-            row += four ? together : 1;
         }
     }
 };

@@ -5,15 +5,10 @@
 #include <vector>
 
 #include "isa.h"
-#include "stable.h"
+#include "numbers.h"
 
 namespace diffnoise {
 namespace {
-
-template <class Image>
-constexpr Format kFormat = std::is_same_v<Image, Half>       ? Format::half
-                           : std::is_same_v<Image, BFloat16> ? Format::bfloat
-                                                             : Format::single_or_double;
 
 // Mean and sum of squared deviations of every column of rows x columns numbers.
 struct ColumnMoments {
@@ -41,21 +36,21 @@ struct ColumnMoments {
         const int64_t some = (rows + 7) / 8;
         V pivot[K] = {}, sum[K] = {}, square[K] = {};
         for (int64_t row = 0; row < some; ++row) {
-            for (int k = 0; k < K; ++k) pivot[k] += load_lanes<T, N, kFormat<Image>>(x + row * columns + k * N);
+            for (int k = 0; k < K; ++k) pivot[k] += load_lanes<Isa, N>(x + row * columns + k * N);
         }
         for (int k = 0; k < K; ++k) pivot[k] = pivot[k] * all_lanes<T, N>(T(1) / static_cast<T>(some));
         for (int64_t row = 0; row < rows; ++row) {
             for (int k = 0; k < K; ++k) {
-                const V d = load_lanes<T, N, kFormat<Image>>(x + row * columns + k * N) - pivot[k];
+                const V d = load_lanes<Isa, N>(x + row * columns + k * N) - pivot[k];
                 sum[k] += d;
                 square[k] = multiply_add<Isa>(d, d, square[k]);
             }
         }
         T pivots[K * N], sums[K * N], square_sums[K * N];
         for (int k = 0; k < K; ++k) {
-            store_lanes<T, N, Format::single_or_double>(pivots + k * N, pivot[k]);
-            store_lanes<T, N, Format::single_or_double>(sums + k * N, sum[k]);
-            store_lanes<T, N, Format::single_or_double>(square_sums + k * N, square[k]);
+            store_lanes<Isa, N>(pivots + k * N, pivot[k]);
+            store_lanes<Isa, N>(sums + k * N, sum[k]);
+            store_lanes<Isa, N>(square_sums + k * N, square[k]);
         }
         for (int i = 0; i < K * N; ++i) {
             const double shift = sums[i] / static_cast<double>(rows);
@@ -102,26 +97,26 @@ struct Normalize {
     static DN_HD void block(const Image* x, int64_t i, const T* mean, const T* factor, const T* shift, Image* out) {
         const auto coefficient = [i](const T* values) __attribute__((always_inline)) {
             if constexpr (per_column)
-                return load_lanes<T, N, Format::single_or_double>(values + i);
+                return load_lanes<Isa, N>(values + i);
             else
                 return all_lanes<T, N>(*values);
         };
-        const Lanes<T, N> d = load_lanes<T, N, kFormat<Image>>(x + i) - coefficient(mean);
+        const Lanes<T, N> d = load_lanes<Isa, N>(x + i) - coefficient(mean);
         Lanes<T, N> y = multiply_add<Isa>(d, coefficient(factor), coefficient(shift));
         if constexpr (activate) y = silu<Isa, N>(y);
-        store_lanes<T, N, kFormat<Image>>(out + i, y);
+        store_lanes<Isa, N>(out + i, y);
     }
 };
 
 // How the pixels are cut into pieces of work, which does not depend on the number of threads.
-constexpr int64_t kRows = 128, kColumns = 16;
+constexpr int64_t kRows = 128, kRowColumns = 16;
 
 // Dense images, either [B, H W, C] (last) or [B, C, H W].
 struct Layout {
     int64_t batch, channels, pixels;
     bool last;
 
-    int64_t chunk_pixels() const { return last ? kRows : kRows * kColumns; }
+    int64_t chunk_pixels() const { return last ? kRows : kRows * kRowColumns; }
     int64_t chunks() const { return (pixels + chunk_pixels() - 1) / chunk_pixels(); }
     int64_t chunk_size(int64_t chunk) const { return std::min(chunk_pixels(), pixels - chunk * chunk_pixels()); }
     int64_t grain() const { return 1 + (1 << 14) / (chunk_pixels() * (last ? std::max<int64_t>(channels, 1) : 1)); }
@@ -149,14 +144,14 @@ void measure(const Image* x, const Layout& layout, int64_t first_channel, Moment
             }
             const Image* from = x + (sample * layout.channels + plane) * layout.pixels + start;
             // The columns are parts of one channel: whole rows of them, then the rest as one row of fewer.
-            const int64_t rows = size / kColumns, rest = size % kColumns;
-            double means[2 * kColumns], deviations[2 * kColumns];
-            run_best<ColumnMoments>(from, rows, rows ? kColumns : 0, means, deviations);
-            run_best<ColumnMoments>(from + size - rest, 1, rest, means + kColumns, deviations + kColumns);
+            const int64_t rows = size / kRowColumns, rest = size % kRowColumns;
+            double means[2 * kRowColumns], deviations[2 * kRowColumns];
+            run_best<ColumnMoments>(from, rows, rows ? kRowColumns : 0, means, deviations);
+            run_best<ColumnMoments>(from + size - rest, 1, rest, means + kRowColumns, deviations + kRowColumns);
             double total = 0, deviation = 0;
             const auto each = [&](const auto& use) {
-                for (int64_t k = 0; k < (rows ? kColumns : 0); ++k) use(static_cast<double>(rows), k);
-                for (int64_t k = 0; k < rest; ++k) use(1.0, kColumns + k);
+                for (int64_t k = 0; k < (rows ? kRowColumns : 0); ++k) use(static_cast<double>(rows), k);
+                for (int64_t k = 0; k < rest; ++k) use(1.0, kRowColumns + k);
             };
             each([&](double count, int64_t k) { total += count * means[k]; });
             *mean = total / static_cast<double>(size);
@@ -192,18 +187,16 @@ void normalize(const Image* x, const Layout& layout, int64_t first_channel, int6
     });
 }
 
-// The values of a small tensor of any floating dtype; `otherwise` without one.
-std::vector<double> numbers(const std::optional<Tensor>& tensor, std::initializer_list<int64_t> shape, double otherwise,
-                            const char* name) {
+// The values of a tensor of this shape; `otherwise` without one.
+std::vector<double> numbers_or(double otherwise, const std::optional<Tensor>& tensor,
+                               std::initializer_list<int64_t> shape, const char* name) {
+    if (tensor) {
+        check_shape(*tensor, shape, name);
+        return numbers(*tensor, name);
+    }
     int64_t count = 1;
     for (const int64_t size : shape) count *= size;
-    std::vector<double> values(count, otherwise);
-    if (!tensor) return values;
-    dispatch_floating(tensor->scalar_type(), [&](auto zero) {
-        const Input<decltype(zero)> input(*tensor, shape, name);
-        for (int64_t i = 0; i < count; ++i) values[i] = static_cast<compute_t<decltype(zero)>>(input[i]);
-    });
-    return values;
+    return std::vector<double>(count, otherwise);
 }
 
 struct Affine {
@@ -271,9 +264,10 @@ Tensor group_norm_silu(Tensor x, int64_t groups, std::optional<Tensor> weight, s
     if (skip) check_shape(*skip, {batch, skip->dim() == 4 ? skip->size(1) : -1, height, width}, "skip");
     const int64_t joined = skip ? skip->size(1) : 0, channels = own + joined;
     STD_TORCH_CHECK(groups > 0 && channels % groups == 0, "groups must divide the number of channels.");
-    const Affine affine{numbers(weight, {channels}, 1, "weight"), numbers(bias, {channels}, 0, "bias"),
-                        numbers(scale, {batch, channels}, 0, "scale"), numbers(shift, {batch, channels}, 0, "shift"),
-                        numbers(offset, {batch, channels}, 0, "offset")};
+    const Affine affine{numbers_or(1, weight, {channels}, "weight"), numbers_or(0, bias, {channels}, "bias"),
+                        numbers_or(0, scale, {batch, channels}, "scale"),
+                        numbers_or(0, shift, {batch, channels}, "shift"),
+                        numbers_or(0, offset, {batch, channels}, "offset")};
     const bool last = is_channels_last(x);
     const auto arrange = [last](const Tensor& image) { return last ? channels_behind(image) : image; };
     Tensor out = last ? empty({batch, height, width, channels}, x.scalar_type(), x)

@@ -1,9 +1,9 @@
 #pragma once
 
-// SiLU by the register, and numbers of any image type as registers, for group_norm_silu.cpp.
+// SiLU by the register or the number, for group_norm_silu.cpp.
 
 #include "elementary.h"
-#include "vector.h"
+#include "image_vector.h"
 
 namespace diffnoise {
 
@@ -31,80 +31,20 @@ DN_HD Lanes<T, N> all_lanes(T x) {
         return (Wide<T, N>)(Wide<std::uint32_t, N>{} + std::bit_cast<std::uint32_t>(x));
 }
 
-// How an image keeps its numbers in memory.
-enum class Format { single_or_double, half, bfloat };
-
-template <int N>
-DN_HD Wide<std::uint32_t, N> widened(Wide<std::uint16_t, N> x) {
-#ifdef DN_GCC_X86
-    using I32 = Wide<std::int32_t, N>;
-    if constexpr (N == 16) return (Wide<std::uint32_t, N>)__builtin_ia32_pmovzxwd512_mask((Wide<short, N>)x, I32{}, -1);
-    if constexpr (N == 8) return (Wide<std::uint32_t, N>)__builtin_ia32_pmovzxwd256((Wide<short, N>)x);
-#endif
-    return __builtin_convertvector(x, Wide<std::uint32_t, N>);
+template <class Isa, int N, class Image>
+DN_HD Lanes<compute_t<Image>, N> load_lanes(const Image* from) {
+    if constexpr (N == 1)
+        return static_cast<compute_t<Image>>(*from);
+    else
+        return load<Isa>(from);
 }
 
-// The low halves.
-template <int N>
-DN_HD Wide<std::uint16_t, N> narrowed(Wide<std::uint32_t, N> x) {
-#ifdef DN_GCC_X86
-    if constexpr (N == 16)
-        return (Wide<std::uint16_t, N>)__builtin_ia32_pmovdw512_mask((Wide<std::int32_t, N>)x, Wide<short, N>{}, -1);
-#endif
-    return __builtin_convertvector(x, Wide<std::uint16_t, N>);
-}
-
-template <class T, int N, Format format, class Image>
-DN_HD Lanes<T, N> load_lanes(const Image* x) {
-    if constexpr (N == 1) {
-        return static_cast<T>(*x);
-    } else if constexpr (format == Format::single_or_double) {
-        return *reinterpret_cast<const UnalignedWide<T, N>*>(x);
-    } else {
-        const Wide<std::uint16_t, N> bits = *reinterpret_cast<const UnalignedWide<std::uint16_t, N>*>(x);
-        if constexpr (format == Format::bfloat) {
-            return (Wide<T, N>)(widened<N>(bits) << 16);
-        } else {
-#ifdef DN_GCC_X86
-            if constexpr (N == 16) return __builtin_ia32_vcvtph2ps512_mask((Wide<short, N>)bits, Wide<T, N>{}, -1, 4);
-            if constexpr (N == 8) return __builtin_ia32_vcvtph2ps256((Wide<short, N>)bits);
-#endif
-            Wide<T, N> values;
-            for (int i = 0; i < N; ++i) values[i] = static_cast<T>(x[i]);
-            return values;
-        }
-    }
-}
-
-template <class T, int N, Format format, class Image>
-DN_HD void store_lanes(Image* out, Lanes<T, N> values) {
-    if constexpr (N == 1) {
-        *out = static_cast<Image>(values);
-    } else if constexpr (format == Format::single_or_double) {
-        *reinterpret_cast<UnalignedWide<T, N>*>(out) = values;
-    } else {
-        using Bits = Wide<std::uint16_t, N>;
-        using Stored = UnalignedWide<std::uint16_t, N>;
-        if constexpr (format == Format::bfloat) {
-            const Wide<std::uint32_t, N> bits = (Wide<std::uint32_t, N>)values;
-            // To the nearest, and to the even one of two. A NaN stays one.
-            const Wide<std::uint32_t, N> rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-            *reinterpret_cast<Stored*>(out) =
-                narrowed<N>(values == values ? rounded : Wide<std::uint32_t, N>{} + 0x7FC0u);
-        } else {
-#ifdef DN_GCC_X86
-            if constexpr (N == 16) {
-                *reinterpret_cast<Stored*>(out) =
-                    (Bits)__builtin_ia32_vcvtps2ph512_mask(values, 0, Wide<short, N>{}, -1);
-                return;
-            } else if constexpr (N == 8) {
-                *reinterpret_cast<Stored*>(out) = (Bits)__builtin_ia32_vcvtps2ph256(values, 0);
-                return;
-            }
-#endif
-            for (int i = 0; i < N; ++i) out[i] = static_cast<Image>(values[i]);
-        }
-    }
+template <class Isa, int N, class Image>
+DN_HD void store_lanes(Image* to, Lanes<compute_t<Image>, N> values) {
+    if constexpr (N == 1)
+        *to = static_cast<Image>(values);
+    else
+        store<Isa>(to, values);
 }
 
 // The nearer of low and high where x lies outside.

@@ -13,12 +13,33 @@ using Register = Vector<Isa, compute_t<Image>>;
 template <class Isa, class Image>
 constexpr int register_size = Isa::bytes / static_cast<int>(sizeof(compute_t<Image>));
 
+// Of the plain conversions GCC makes several instructions.
+template <int N>
+DN_HD Wide<std::uint32_t, N> widened(Wide<std::uint16_t, N> x) {
+#ifdef DN_GCC_X86
+    using I32 = Wide<std::int32_t, N>;
+    if constexpr (N == 16) return (Wide<std::uint32_t, N>)__builtin_ia32_pmovzxwd512_mask((Wide<short, N>)x, I32{}, -1);
+    if constexpr (N == 8) return (Wide<std::uint32_t, N>)__builtin_ia32_pmovzxwd256((Wide<short, N>)x);
+#endif
+    return __builtin_convertvector(x, Wide<std::uint32_t, N>);
+}
+
+// The low halves.
+template <int N>
+DN_HD Wide<std::uint16_t, N> narrowed(Wide<std::uint32_t, N> x) {
+#ifdef DN_GCC_X86
+    if constexpr (N == 16)
+        return (Wide<std::uint16_t, N>)__builtin_ia32_pmovdw512_mask((Wide<std::int32_t, N>)x, Wide<short, N>{}, -1);
+#endif
+    return __builtin_convertvector(x, Wide<std::uint16_t, N>);
+}
+
 template <class Isa, class Image>
 DN_HD Register<Isa, Image> load(const Image* from) {
     constexpr int size = register_size<Isa, Image>;
     if constexpr (std::is_same_v<Image, BFloat16>) {
         const auto bits = *reinterpret_cast<const UnalignedWide<std::uint16_t, size>*>(from);
-        return (Register<Isa, Image>)(__builtin_convertvector(bits, Vector<Isa, std::uint32_t>) << 16);
+        return (Register<Isa, Image>)(widened<size>(bits) << 16);
     } else if constexpr (std::is_same_v<Image, Half>) {
         Register<Isa, Image> values{};
 #ifdef DN_GCC_X86
@@ -43,8 +64,7 @@ DN_HD void store(Image* to, Register<Isa, Image> values) {
         using U32 = Vector<Isa, std::uint32_t>;
         const U32 bits = (U32)values, rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
         const U32 kept = values == values ? rounded : U32{} + 0x7FC0u;
-        *reinterpret_cast<UnalignedWide<std::uint16_t, size>*>(to) =
-            __builtin_convertvector(kept, UnalignedWide<std::uint16_t, size>);
+        *reinterpret_cast<UnalignedWide<std::uint16_t, size>*>(to) = narrowed<size>(kept);
     } else if constexpr (std::is_same_v<Image, Half>) {
 #ifdef DN_GCC_X86
         if constexpr (Isa::bytes == 64) {

@@ -66,6 +66,7 @@ class OptionalImages {
     OptionalImages(const std::optional<Tensor>& tensor, const Shape& shape, const char* name) {
         if (tensor) images_.emplace(*tensor, shape, name);
     }
+    bool given() const { return images_.has_value(); }
     const T* at(int64_t sample, int64_t offset) const { return images_ ? images_->sample(sample) + offset : nullptr; }
 
   private:

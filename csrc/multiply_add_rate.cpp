@@ -20,7 +20,9 @@ struct MultiplyAdd {
     static DN_HD void run(int64_t rounds, volatile float* result, int64_t* count) {
         using Vector = typename Register<Isa>::Vector;
         const Vector factor = Vector{} + 0.5f, addend = Vector{} + 1.f;
-        Vector sum[kChains] = {};
+        Vector sum[kChains];
+        for (int64_t i = 0; i < kChains; ++i)
+            sum[i] = Vector{} + static_cast<float>(i);  // else they would be one chain
         for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 12
             for (Vector& chain : sum) chain = multiply_add<Isa>(chain, factor, addend);

@@ -15,6 +15,12 @@ struct Run {
     const Z* noise;
     Image* out;
 
+    // The same, where the compiler is to know that there is no variance or no target.
+    template <bool learned, bool guided>
+    DN_HD Run known() const {
+        return {x_t, output, learned ? variance : nullptr, guided ? target : nullptr, noise, out};
+    }
+
     DN_HD void prefetch(int64_t i, bool written) const {
         __builtin_prefetch(x_t + i);
         __builtin_prefetch(output + i);
@@ -82,13 +88,13 @@ struct StepPixels {
 };
 
 // Takes the noise as `NormalRows` makes it.
-template <class Image>
+template <class Image, bool learned, bool guided>
 struct StepSink {
     template <class Isa, class... Part>
     DN_HD void put(int64_t i, Vector<Isa, float> z, Part... part) const {
-        store<Isa>(at.out + i, stepped<Isa>(step, at, i, &z, part...), part...);
+        store<Isa>(at.out + i, stepped<Isa>(step, at.template known<learned, guided>(), i, &z, part...), part...);
     }
-    DN_HD void prefetch(int64_t i) const { at.prefetch(i, true); }
+    DN_HD void prefetch(int64_t i) const { at.template known<learned, guided>().prefetch(i, true); }
 
     Step<float> step;
     Run<Image> at;
@@ -158,7 +164,7 @@ void with_given_noise(const Batch<Image>& batch, Image* out) {
 }
 
 // The noise stays in registers: float, and rows of one channel.
-template <class Image>
+template <bool learned, bool guided, class Image>
 void with_noise_in_registers(const Batch<Image>& batch, Image* out) {
     const Shape& shape = batch.shape;
     const int64_t rows = shape.channels * shape.height, grain = 1 + (1 << 14) / shape.width;
@@ -166,7 +172,7 @@ void with_noise_in_registers(const Batch<Image>& batch, Image* out) {
         while (row < end) {
             const int64_t channel = row / shape.height, y = row % shape.height;
             const int64_t count = std::min(shape.height - y, end - row);
-            const StepSink<Image> sink{batch.steps[sample], batch.run(sample, row * shape.width, out)};
+            const StepSink<Image, learned, guided> sink{batch.steps[sample], batch.run(sample, row * shape.width, out)};
             run_best<NormalRows>(batch.address(sample, channel, y), batch.x(sample), count, shape.width, sink);
             row += count;
         }
@@ -199,7 +205,13 @@ void with_noise_by_the_row(const Batch<Image>& batch, Image* out) {
 template <class Image>
 void with_own_noise(const Batch<Image>& batch, Image* out) {
     if constexpr (std::is_same_v<compute_t<Image>, float>) {
-        if (!batch.shape.channels_last) return with_noise_in_registers(batch, out);
+        if (!batch.shape.channels_last) {
+            const bool learned = batch.variance.given(), guided = batch.target.given();
+            if (learned && guided) return with_noise_in_registers<true, true>(batch, out);
+            if (learned) return with_noise_in_registers<true, false>(batch, out);
+            if (guided) return with_noise_in_registers<false, true>(batch, out);
+            return with_noise_in_registers<false, false>(batch, out);
+        }
     }
     with_noise_by_the_row(batch, out);
 }

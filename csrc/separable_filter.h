@@ -16,22 +16,26 @@ DN_HD void add_taps(const T* in, int64_t stride, const T* taps, Vector<Isa, T>* 
     using V = Vector<Isa, T>;
     V tap[count];
     for (int k = 0; k < count; ++k) tap[k] = broadcast<Isa>(taps[k]);
+#pragma GCC unroll 32
     for (int j = 0; j < sums + count - 1; ++j) {
         const V line = *reinterpret_cast<const V*>(in + j * stride);
+#pragma GCC unroll 4
         for (int k = 0; k < count; ++k) {
             if (0 <= j - k && j - k < sums) sum[j - k] = multiply_add<Isa>(line, tap[k], sum[j - k]);
         }
     }
 }
 
-// out[i] = sum over k of taps[k] line[i + k], where in[i * stride] begins line i; a register of every line.
-template <class Isa, int sums, class T>
+// out[i] = sum over k of taps[k] line[i + k], where in[i * stride] begins line i; a register of every line. soon(i) is
+// called for every i before a group of sums is computed, for what can be fetched meanwhile.
+template <class Isa, int sums, class T, class Soon>
 DN_HD int64_t weighted_sums(const T* in, int64_t stride, int64_t begin, int64_t count, const T* taps, int64_t size,
-                            T* out) {
+                            T* out, const Soon& soon) {
     using V = Vector<Isa, T>;
     constexpr int64_t lanes = Isa::bytes / sizeof(T), together = 4;
     int64_t i = begin;
     for (; i + sums <= count; i += sums) {
+        for (int g = 0; g < sums; ++g) soon(i + g);
         V sum[sums] = {};
         const T* lines = in + i * stride;
         int64_t k = 0;
@@ -43,40 +47,54 @@ DN_HD int64_t weighted_sums(const T* in, int64_t stride, int64_t begin, int64_t 
     }
     return i;
 }
-template <class Isa, class T>
-DN_HD void weighted_sums(const T* in, int64_t stride, int64_t count, const T* taps, int64_t size, T* out) {
-    constexpr int sums = 8;  // enough to hide the latency of one; of more the compiler keeps some in memory
-    const int64_t done = weighted_sums<Isa, sums>(in, stride, 0, count, taps, size, out);
-    weighted_sums<Isa, 1>(in, stride, done, count, taps, size, out);
+template <class Isa, class T, class Soon>
+DN_HD void weighted_sums(const T* in, int64_t stride, int64_t count, const T* taps, int64_t size, T* out,
+                         const Soon& soon) {
+    // Enough to hide the latency of one, and no more than there are registers for.
+    constexpr int sums = Isa::bytes == 64 ? 16 : 8;
+    int64_t i = weighted_sums<Isa, sums>(in, stride, 0, count, taps, size, out, soon);
+    i = weighted_sums<Isa, 4>(in, stride, i, count, taps, size, out, soon);
+    weighted_sums<Isa, 1>(in, stride, i, count, taps, size, out, soon);
 }
 
-// The same where all taps are equal, in three additions whatever their number (van Herk 1992, for sums): the lines are
-// cut into blocks as long as the window, which is the end of a block and the beginning of the next one. Nothing is
-// subtracted, so that nothing drifts and a NaN stays where it is. phase: place of line 0 in its block; ends: a register
-// for every tap.
-template <class Isa, class T>
-DN_HD void equal_sums(const T* in, int64_t stride, int64_t count, T tap, int64_t size, int64_t phase, T* ends, T* out) {
+// The same where all taps are equal: as many neighbouring sums at once, which share the lines that all of them hold, so
+// that each takes about 2 + size / 8 additions. Nothing is subtracted, so that nothing drifts and a NaN stays where it
+// is.
+template <class Isa, int sums, class T, class Soon>
+DN_HD int64_t equal_sums(const T* in, int64_t stride, int64_t begin, int64_t count, T tap, int64_t size, T* out,
+                         const Soon& soon) {
     using V = Vector<Isa, T>;
-    constexpr int64_t lanes = Isa::bytes / sizeof(T);
-    const auto line = [&](int64_t i)
-                          __attribute__((always_inline)) { return *reinterpret_cast<const V*>(in + i * stride); };
+    constexpr int64_t lanes = Isa::bytes / sizeof(T), chains = 4;
     const V factor = broadcast<Isa>(tap);
-    for (int64_t i = 0; i < count;) {
-        const int64_t next = i + size - phase, stop = std::min(next, count);  // where the next block begins
-        V end = {};
-        for (int64_t j = next - 1; j >= i; --j) {
-            end += line(j);
-            *reinterpret_cast<V*>(ends + (j - i) * lanes) = end;
+    int64_t i = begin;
+    for (; i + sums <= count; i += sums) {
+        const T* lines = in + i * stride;
+        const auto line = [&](int64_t j) __attribute__((always_inline)) {
+            return *reinterpret_cast<const V*>(lines + j * stride);
+        };
+        for (int g = 0; g < sums; ++g) soon(i + g);
+        V shared[chains] = {};
+        int64_t j = sums - 1;
+        for (; j + chains <= size; j += chains) {
+            for (int c = 0; c < chains; ++c) shared[c] += line(j + c);
         }
-        V beginning = {};
-        for (int64_t j = 0; j < phase; ++j) beginning += line(next + j);
-        for (const T* sum = ends;; sum += lanes) {
-            *reinterpret_cast<V*>(out + i * lanes) = (*reinterpret_cast<const V*>(sum) + beginning) * factor;
-            if (++i == stop) break;
-            beginning += line(i + size - 1);
+        for (; j < size; ++j) shared[0] += line(j);
+        V sum[sums];  // first without the lines behind the shared ones
+        sum[sums - 1] = (shared[0] + shared[1]) + (shared[2] + shared[3]);
+        for (int g = sums - 1; g > 0; --g) sum[g - 1] = sum[g] + line(g - 1);
+        V behind = {};
+        for (int g = 0; g < sums; ++g) {
+            if (g > 0) behind += line(size - 1 + g), sum[g] += behind;
+            *reinterpret_cast<V*>(out + (i + g) * lanes) = sum[g] * factor;
         }
-        phase = 0;
     }
+    return i;
+}
+template <class Isa, class T, class Soon>
+DN_HD void equal_sums(const T* in, int64_t stride, int64_t count, T tap, int64_t size, T* out, const Soon& soon) {
+    constexpr int sums = 8;
+    const int64_t i = size < sums ? 0 : equal_sums<Isa, sums>(in, stride, 0, count, tap, size, out, soon);
+    equal_sums<Isa, 1>(in, stride, i, count, tap, size, out, soon);
 }
 
 template <int step, class V, int... I>

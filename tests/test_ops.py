@@ -144,6 +144,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (wide[0], mean_taps(11), wide[1]),
             (wide[0], gaussian_taps(2.0), wide[1]),
             (wide[0].transpose(2, 3), mean_taps(7)),
+            (wide[0], mean_taps(9)),
             (x_t, gaussian_taps(1.5), x_0, None, True),
             (x_t, mean_taps(1), x_0),
             (x_t, torch.tensor([0.5, -1.0, 2.0, 0.25, 3.0]), x_0[:, :1], SCALES.float()),  # neither equal nor symmetric
