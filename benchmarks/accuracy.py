@@ -87,7 +87,7 @@ def brightness(data: Path) -> dict[str, float | None]:
     images = [dn.data.read_image(sample.path, 1)[0] for sample in samples]
     labels = [int(bool(sample.label)) for sample in samples]
     masks = [
-        None if s.mask is None else dn.data.read_mask(s.mask, (x.shape[0], x.shape[1]))
+        None if s.mask is None else dn.data.read_mask(s.mask, (x.shape[0], x.shape[1]), s.class_mask)
         for s, x in zip(samples, images, strict=True)
     ]
     found: dict[str, float | None] = {}

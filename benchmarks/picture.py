@@ -35,7 +35,7 @@ def main() -> None:
         mask = (
             np.zeros(image.shape[1:], bool)
             if sample.mask is None
-            else dn.data.read_mask(sample.mask, image.shape[1:]).numpy()
+            else dn.data.read_mask(sample.mask, image.shape[1:], sample.class_mask).numpy()
         )
         heat = overlay(image, result.anomaly_map[0], calibration.pixel_threshold, 0.0, calibration.high)
         rows = [

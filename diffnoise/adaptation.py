@@ -75,7 +75,9 @@ def adapt(
             x = torch.stack([images[i] for i in batch.tolist()]).to(device)
             share = int(torch.randint(1, 11, (), generator=generator)) / 10
             with torch.no_grad():
-                reconstruction = reconstruct(x, share)
+                reconstruction = reconstruct(
+                    x, share
+                ).clone()  # it may be an inference tensor, which no gradient can use
             with torch.enable_grad():
                 loss = _loss(adapted, backbone, x, reconstruction, settings)
                 optimizer.zero_grad()

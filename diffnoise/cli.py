@@ -234,9 +234,15 @@ def _train(options: argparse.Namespace) -> int:
     try:
         config = _config(options, channels, len(categories))
         detector = Detector.from_config(config, options.device, channels)
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise UsageError(error) from None
     _log(f"{len(samples)} good images, {channels} channel(s), {_parameters(detector)}, on {detector.device}")
+    if (largest := max(detector.guidance_weights.values())) > 1:
+        _log(
+            f"the guidance overshoots its target: the share of the target in x_0 is {largest:.2f} at the largest noise scale"
+        )
     limits = ((config.training.max_minutes, "minutes"), (config.training.max_steps, "steps"))
     until = " or ".join(f"{limit:g} {unit}" for limit, unit in limits if limit is not None)
     _log(f"training for at most {until}; then the threshold is set from the images kept out")

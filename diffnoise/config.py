@@ -98,6 +98,8 @@ def _updated_section(name: str, section: Section, change: dict[str, Any]) -> Sec
     if isinstance(section, ModelConfig) and "kind" in change:
         kind, change = change["kind"], {key: value for key, value in change.items() if key != "kind"}
         section = section if kind == section.kind else config_from_dict({"kind": kind})
+    if isinstance(section, Codec) and change.get("kind") == "pixels":
+        section = Codec()  # the path belongs to the kind that it replaces
     known = {f.name: getattr(section, f.name) for f in fields(section)}  # type: ignore[arg-type]
     if unknown := set(change) - set(known):
         raise ValueError(f"Unknown key {', '.join(sorted(unknown))} in section {name}; there are {', '.join(known)}.")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from . import __version__
 from .adaptation import Adaptation, adapt
 from .anomaly import image_score, threshold_from_good
+from .batches import digest
 from .checkpoint import CheckpointError
 from .codec import Codec, Coder
 from .config import Config
@@ -43,7 +44,7 @@ class Detector:
     model: a configuration such as `UNetConfig`, or any module that maps (x_t, t) to a tensor or to an object with `.sample` (give `channels`, its number
     of image channels, unless its config tells). codec: where diffusion takes place, the pixels by default; the model then denoises its latents, of
     images with `channels` channels (default 3). features: the extractor for scorings that compare features or choose T' by them; adaptation: how
-    `fit` adapts it. execution: how it runs, alone or in batches and in which precision. Everything else has
+    `fit` adapts it. training: how `fit` trains unless told otherwise. execution: how it runs, alone or in batches and in which precision. Everything else has
     defaults that train in minutes on a CPU.
 
     `fit` trains and calibrates, `predict` scores, `save` and `diffnoise.load` keep and restore.
@@ -62,10 +63,12 @@ class Detector:
         codec: Codec | Coder | None = None,
         features: Features | Backbone | None = None,
         adaptation: Adaptation | None = None,
+        training: Training | None = None,
         device: str | torch.device | None = None,
         execution: Execution | None = None,
     ) -> None:
         self.device = _device(device)
+        self.training = training or Training(max_minutes=15)
         model = UNetConfig() if model is None else model
         self.model: nn.Module = build(model) if isinstance(model, ModelConfig) else model
         # The layout decides the kernels and so the last bits: the same one before and after training, saving and loading.
@@ -87,15 +90,29 @@ class Detector:
                 part.to(self.device)
         self._networks = Networks(self.model, self.schedule.steps)
         self._execution = execution or Execution()
-        self.scoring = scoring or Scoring()
+        self.scoring = scoring or Scoring(clip=1.0 if self.codec.factor == 1 else None)
+        self._check_features()
         if (config := config_of(self.model)) is not None:
             self._check(config)
+
+    def _check_features(self) -> None:
+        """Whether the extractor has what will be asked of it after the training."""
+        if self.adaptation is not None and self.backbone is None:
+            raise ValueError("adaptation adapts a feature extractor; give the detector features.")
+        deepest = self.backbone.settings.layers[-1] if self.backbone is not None else 0
+        for name, settings in (("adaptation", self.adaptation), ("dynamic", self.scoring.dynamic)):
+            if settings is not None and max(settings.layers) > deepest:
+                raise ValueError(
+                    f"The layers {settings.layers} of {name} reach beyond the extractor's {deepest}; put layer {max(settings.layers)} "
+                    "into those of features, or take fewer."
+                )
 
     def _check(self, config: ModelConfig) -> None:
         """Whether the network fits what stands around it."""
         size, factor = self.framing.size, self.codec.factor
-        if size % factor:
-            raise ValueError(f"The frame size must be a multiple of {factor} for this codec, but is {size}.")
+        multiple = factor * config.size_multiple
+        if size % multiple:
+            raise ValueError(f"The frame size must be a multiple of {multiple} for this model, but is {size}.")
         config.check_size(size // factor, size // factor)
         wanted = getattr(config, "feature_channels", None)
         if wanted is not None and (self.backbone is None or sum(self.backbone.channels) != wanted):
@@ -121,6 +138,14 @@ class Detector:
                 "The settings of dynamic belong to what was learnt from good images: fit again with these."
             )
         config = config_of(self.model)
+        if scoring.features == "head" and config is not None and getattr(config, "feature_channels", None) is None:
+            raise ValueError(
+                'The features of the model\'s "head" need a UNet with feature_channels, as many as the features have in all.'
+            )
+        if scoring.class_guidance and config is not None and config.num_classes is None:
+            raise ValueError("class_guidance needs a model with num_classes, trained on several categories.")
+        if self.codec.factor > 1 and scoring.clip is not None:
+            raise ValueError("Latents have no limits that predictions could be cut to: set the scoring's clip to None.")
         if scoring.learned_variance and config is not None and not config.learn_variance:
             raise ValueError('The variance "learned_range" needs a model with learn_variance=True.')
         self._scorer = self._new_scorer(scoring, self._execution)
@@ -192,15 +217,22 @@ class Detector:
             codec=config.codec,
             features=config.features,
             adaptation=config.adaptation,
+            training=config.training,
             device=device,
         )
 
     @staticmethod
-    def from_preset(name: str, device: str | torch.device | None = None) -> Detector:
-        """A new detector with the settings of `diffnoise.methods.PRESETS[name]`; raises `ValueError` for an unknown name."""
+    def from_preset(name: str, device: str | torch.device | None = None, channels: int | None = None) -> Detector:
+        """A new detector with the settings of `diffnoise.methods.PRESETS[name]`, its training's among them.
+
+        channels: of the images, 1 for grey (default where diffusion takes place in pixels), 3 for colour. Raises `ValueError` for an unknown name.
+        """
         from .methods import preset
 
-        return Detector.from_config(preset(name), device)
+        config = preset(name)
+        if config.codec.kind == "pixels" and channels is not None:
+            config = config.updated({"model": {"image_channels": channels}})
+        return Detector.from_config(config, device, channels)
 
     # Training
 
@@ -216,11 +248,13 @@ class Detector:
         """Train on good images, then calibrate on those kept out.
 
         data: a category folder or another source of `data.find_samples`, or images as in `predict`; or several of
-        these by category, for a model with num_classes, which then tells them apart (see `of`). training:
-        by default 15 minutes. folder: where the checkpoint, the log and the finished detector go; `resume` continues from there.
+        these by category, for a model with num_classes, which then tells them apart (see `of`). training: by default the detector's own,
+        which `dataclasses.replace(detector.training, max_minutes=60)` changes. folder: where the checkpoint, the log and the finished detector go; `resume` continues from there.
         Raises `DataError` for unusable data, `CheckpointError` if a checkpoint does not fit, `RuntimeError` if the loss diverges.
         """
-        training = training or Training(max_minutes=15)
+        if self.category is not None:
+            raise ValueError(f"This is a view of one category, {self.category}; fit the detector that it came from.")
+        training = training or self.training
         if training.t_max is None:
             training = replace(training, t_max=max(self.scoring.scales))
         folder = Path(folder) if folder is not None else None
@@ -231,13 +265,14 @@ class Detector:
                     f"{folder} already holds a training; resume it (--resume), or train into another folder."
                 )
         sources: Mapping[str | None, Source] = data if isinstance(data, Mapping) else {None: data}  # type: ignore[assignment]
-        self._calibrations = {}
-        self.categories = () if None in sources else tuple(map(str, sources))
+        categories = () if None in sources else tuple(map(str, sources))
         classes = getattr(config_of(self.model), "num_classes", None) or 0
-        if len(self.categories) > classes:
+        if len(categories) > classes:
             raise ValueError(
-                f"{len(self.categories)} categories need a model with num_classes of at least as many, not {classes}."
+                f"{len(categories)} categories need a model with num_classes of at least as many, not {classes}."
             )
+        if self.scoring.class_guidance and not categories:
+            raise ValueError("class_guidance needs several categories to train on.")
         frames: list[Tensor] = []
         labels: list[int] = []
         learnt = 0  # images
@@ -247,6 +282,13 @@ class Detector:
             learnt += len(learn)
             frames += self._frames(learn)
             labels += [number] * (len(frames) - len(labels))
+        dynamic = self.scoring.dynamic
+        if dynamic is not None and self.framing.mode != "tile" and len(frames) < dynamic.least_frames:
+            raise DataError(
+                f"{dynamic.neighbours} neighbours need at least {dynamic.least_frames} good images to learn from, not {len(frames)}; give more, "
+                "or set fewer neighbours."
+            )
+        self.categories, self._calibrations = categories, {}
         trainer = Trainer(
             self.model,
             self.noise,
@@ -260,6 +302,7 @@ class Detector:
             labels=torch.tensor(labels) if self.categories else None,
             encode=self.codec.encode if self.codec.factor > 1 else None,
             targets=self._feature_targets(),
+            surroundings={"codec": _identity(self.codec), "features": _identity(self.backbone)},
         )
         if resume and trainer.checkpoint_path is not None and trainer.checkpoint_path.exists():
             trainer.resume()
@@ -289,11 +332,11 @@ class Detector:
 
     def _feature_targets(self) -> Callable[[Tensor], Tensor] | None:
         """What a model with a feature head learns of clean frames."""
-        if getattr(config_of(self.model), "feature_channels", None) is None:
+        config, backbone = config_of(self.model), self.backbone
+        if not isinstance(config, UNetConfig) or config.feature_channels is None or backbone is None:
             return None
-        backbone = self.backbone
-        assert backbone is not None
-        return lambda frames: stacked(backbone(frames), frames.shape[-1] // 4)
+        size = self.framing.size // self.codec.factor // config.feature_stride
+        return lambda frames: stacked(backbone(frames), size)
 
     def _learn_features(self, frames: Sequence[Tensor]) -> None:
         """Adapts the extractor to the reconstructions, and keeps what the choice of T' compares with."""
@@ -306,7 +349,7 @@ class Detector:
             most = dynamic.t_max if dynamic else max(self.scoring.starts)
 
             def reconstruct(images: Tensor, share: float) -> Tensor:
-                return self._scorer.reconstructions(images, max(1, round(share * most)))
+                return self._scorer.reconstructions(images, max(1, round(share * most)), self.scoring.seed)
 
             self.backbone, losses = adapt(self.backbone, frames, reconstruct, self.adaptation)
             self.provenance["adaptation_losses"] = losses
@@ -321,6 +364,10 @@ class Detector:
         """Set map units and thresholds from good images [C, H, W] in [-1, 1] that the model was not trained on."""
         if len(good) == 0:
             raise DataError("Thresholds need good images, but there are none.")
+        if self.categories and self.category is None:
+            raise ValueError(
+                f"Thresholds belong to a category here: calibrate of(...) one of {', '.join(self.categories)}."
+            )
         self.calibration = None
         raw = [(errors, placement) for errors, placement, _ in self.errors(good)]
 
@@ -505,6 +552,14 @@ def _units(pixels: np.ndarray, normalization: Normalization) -> tuple[float, flo
     return float(offset), max(float(unit), 1e-12)
 
 
+def _identity(part: Coder | Backbone | None) -> str | None:
+    """What tells codecs and extractors apart: their settings and weights."""
+    if not isinstance(part, nn.Module):
+        return None if part is None else type(part).__name__
+    weights = digest([tensor.cpu().reshape(-1) for tensor in part.state_dict().values()])
+    return f"{getattr(part, 'settings', type(part).__name__)} {weights}"
+
+
 def _split(images: list[Tensor], training: Training) -> tuple[list[Tensor], list[Tensor]]:
     """Images to learn from, and those kept out for the thresholds."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(training.seed)).tolist()
@@ -532,7 +587,9 @@ def _codec(codec: Codec | Coder, model: nn.Module, channels: int | None) -> tupl
             raise ValueError("The model does not tell its number of image channels; pass it as channels=.")
         codec = codec.build(channels)
     if denoised not in (None, codec.channels):
-        raise ValueError(f"The model takes {denoised} channels, but the codec gives {codec.channels}.")
+        raise ValueError(
+            f"The model takes {denoised} channels, but there are {codec.channels} to denoise; set the model's image_channels to {codec.channels}."
+        )
     return channels or 3, codec
 
 

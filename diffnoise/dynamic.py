@@ -50,6 +50,11 @@ class DynamicSteps:
             )
 
     @property
+    def least_frames(self) -> int:
+        """How many good frames are needed."""
+        return self.neighbours + self.exclude_self
+
+    @property
     def starts(self) -> tuple[int, ...]:
         """T' of the bins least_bin..bins."""
         return tuple(self._start(number) for number in range(self.least_bin, self.bins + 1))
@@ -80,10 +85,9 @@ class StepSelector:
     def fit(cls, settings: DynamicSteps, features: Iterable[Tensor]) -> StepSelector:
         """From the good frames' `DynamicSteps.embed`, [B, D] a batch. Raises `ValueError` for fewer frames than neighbours."""
         bank = torch.cat([part.half() for part in features])
-        least = settings.neighbours + settings.exclude_self
-        if len(bank) < least:
+        if len(bank) < settings.least_frames:
             raise ValueError(
-                f"{settings.neighbours} neighbours need at least {least} good frames, not {len(bank)}; give more, or set fewer neighbours."
+                f"{settings.neighbours} neighbours need at least {settings.least_frames} good frames, not {len(bank)}; give more, or set fewer neighbours."
             )
         own = _nearest(bank, bank, settings.neighbours, settings.exclude_self)
         if settings.binning == "quantile":

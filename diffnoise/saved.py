@@ -19,6 +19,7 @@ from .execution import Execution
 from .features import Backbone, Features
 from .models import config_from_dict, config_of
 from .noise import NOISE_VERSION, from_config
+from .optional import MissingPackage
 from .results import Calibration
 from .schedule import Schedule
 from .scoring import Scoring
@@ -111,7 +112,7 @@ def load(
         if meta.get("noise_version") == NOISE_VERSION:
             detector._calibrations = _calibrations(meta)
         detector.provenance = meta["provenance"]
-    except CheckpointError:
+    except (CheckpointError, MissingPackage):
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()

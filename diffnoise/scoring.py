@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -86,10 +87,9 @@ class Scoring:
             raise ValueError(f"false_alarm_rate must lie between 0 and 1, not {self.false_alarm_rate}.")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be positive, or None for no clipping, not {self.clip}.")
-        if not self.eta >= 0 or not self.omega >= 0 or not self.guidance >= 0:
-            raise ValueError(
-                f"eta, omega and guidance must not be negative, not {self.eta}, {self.omega} and {self.guidance}."
-            )
+        for name in ("eta", "omega", "guidance", "class_guidance"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, not {getattr(self, name)}.")
         if self.map == "kl" and (self.guidance or self.target == "coarser" or self.dynamic):
             raise ValueError('The map "kl" goes with starts as they are, without guidance, coarser target or dynamic.')
         if self.target == "coarser" and self.dynamic:
@@ -108,7 +108,8 @@ class Scoring:
             raise ValueError(f"filter_size must be odd and positive, not {self.filter_size}.")
         if self.filter == "gaussian" and not self.filter_sigma > 0:
             raise ValueError(f"filter_sigma must be positive, not {self.filter_sigma}.")
-        if isinstance(self.mask, str) and self.mask not in ("calibrated", "otsu"):
+        number = isinstance(self.mask, (int, float)) and not isinstance(self.mask, bool) and math.isfinite(self.mask)
+        if not number and self.mask not in ("calibrated", "otsu"):
             raise ValueError(f'mask must be "calibrated", "otsu" or a number, not {self.mask!r}.')
 
     @property

@@ -11,6 +11,11 @@ from .ops._images import work_dtype
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # from the finest scale to the coarsest
 
 
+def least_size(window: int = 11, scales: int = len(MS_SSIM_WEIGHTS)) -> int:
+    """The smallest image side: the coarsest scale needs a whole window, too."""
+    return (window - 1) * 2 ** (scales - 1) + 1
+
+
 def ssim(a: Tensor, b: Tensor, data_range: float | Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     """Structural similarity, the mean over channels and over every window that fits: [B, C, H, W] twice -> [B], 1 where a = b.
 
@@ -67,7 +72,7 @@ def _check(a: Tensor, b: Tensor, data_range: float | Tensor, window: int, sigma:
             )
     elif not data_range > 0:
         raise ValueError(f"data_range must be positive, not {data_range}.")
-    least = (window - 1) * 2 ** (scales - 1) + 1
+    least = least_size(window, scales)
     if min(a.shape[2:]) < least:
         raise ValueError(
             f"The similarity over {scales} scale(s) with a window of {window} needs images of at least {least} x {least} pixels, not "

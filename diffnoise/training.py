@@ -125,7 +125,8 @@ class Trainer:
     taken each time. folder: where `checkpoint.safetensors` and `train.csv` go. labels: int64 [N], the class of each frame, for a model with
     num_classes; without them it learns the null class. encode: maps the augmented frames [B, C, S, S] to the latents [B, c, s, s] that the
     model is trained on. targets: maps them to the features [B, F, h, w] that the model's feature head is taught, by their mean squared difference,
-    added to the loss. Neither gets a gradient.
+    added to the loss. Neither gets a gradient. surroundings: what else must be the same for a training to continue, such as what
+    `encode` and `targets` are made of; as JSON has it.
     """
 
     def __init__(
@@ -143,11 +144,12 @@ class Trainer:
         labels: Tensor | None = None,
         encode: Callable[[Tensor], Tensor] | None = None,
         targets: Callable[[Tensor], Tensor] | None = None,
+        surroundings: dict[str, Any] | None = None,
     ) -> None:
         self.model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.training, self.noise, self.schedule, self.prediction = training, noise, schedule, prediction
         self._frames, self._size, self._folder, self._device = frames, size, folder, device
-        self._encode, self._targets = encode, targets
+        self._encode, self._targets, self._surroundings = encode, targets, surroundings
         self._t_max = min(training.t_max or schedule.steps, schedule.steps)
         self._objective = Objective(
             training.loss, schedule, prediction, training.vlb_weight, pixels=encode is None, device=device
@@ -371,6 +373,7 @@ class Trainer:
             "labels": None if self._labels is None else digest(self._labels),
             "latents": self._encode is not None,
             "features": self._targets is not None,
+            "surroundings": self._surroundings,
         }
 
     @property

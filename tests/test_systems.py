@@ -23,6 +23,7 @@ from diffnoise.cli import main
 from diffnoise.codec import AutoencoderKL
 from diffnoise.dynamic import DynamicSteps
 from diffnoise.features import Backbone, Features, stacked
+from diffnoise.methods import preset
 from diffnoise.metrics import otsu_threshold
 
 Make = Callable[..., dn.Detector]
@@ -264,6 +265,13 @@ def test_one_detector_for_several_categories(make: Make, tmp_path: Path) -> None
         detector.predict(images(1))
     with pytest.raises(ValueError, match="'other'.*coarse, fine"):
         detector.of("other")
+    with pytest.raises(ValueError, match="Thresholds belong to a category"):
+        detector.calibrate(list(inside(images(2))))
+    with pytest.raises(ValueError, match="a view of one category, fine"):
+        detector.of("fine").fit(images(4))
+    with pytest.raises(ValueError, match="not 2"):
+        detector.fit(data | {"third": images(4)})
+    assert detector.of("fine").calibration is not None  # a refusal leaves all as it was
     detector.save(tmp_path)
     loaded = dn.load(tmp_path, device="cpu")
     assert loaded.categories == ("coarse", "fine")
@@ -315,20 +323,79 @@ def test_what_is_missing_is_named(tiny: Make, settings: dict[str, object], messa
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "message"),
     [
-        {"map": "kl", "guidance": 1.0},
-        {"target": "coarser"},
-        {"target": "coarser", "starts": (200, 400), "guidance": 1.0},
-        {"features": "head"},
-        {"feature_weight": 1.0},
-        {"mask": "best"},
-        {"normalization": "rank"},
+        ({"map": "kl", "guidance": 1.0}, 'The map "kl" goes with starts as they are'),
+        ({"map": "kl", "dynamic": DYNAMIC}, 'The map "kl" goes with starts as they are'),
+        ({"target": "coarser"}, 'The target "coarser" needs two starts'),
+        ({"target": "coarser", "starts": (200, 400), "guidance": 1.0}, "the larger one first"),
+        ({"features": "head"}, 'go with the map "kl"'),
+        ({"feature_weight": 1.0}, "feature_weight must lie between 0 and 1"),
+        ({"mask": "best"}, "mask must be"),
+        ({"mask": float("nan")}, "mask must be"),
+        ({"mask": True}, "mask must be"),
+        ({"guidance": float("nan")}, "guidance must be finite"),
+        ({"class_guidance": -1.0}, "class_guidance must be finite and not negative"),
+        ({"normalization": "rank"}, "normalization must be one of"),
     ],
 )
-def test_settings_that_do_not_go_together(settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="[a-z]"):
+def test_settings_that_do_not_go_together(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         replace(ONE_STEP, **settings)
+
+
+def test_what_cannot_work_is_refused_before_the_training(make: Make, tiny: Make, tmp_path: Path) -> None:
+    head = dn.Scoring(starts=(100,), map="kl", features="head")
+    with pytest.raises(ValueError, match="need a UNet with feature_channels"):
+        make(features=RANDOM, scoring=head)
+    with pytest.raises(ValueError, match="adaptation adapts a feature extractor"):
+        make(adaptation=Adaptation())
+    with pytest.raises(ValueError, match="layers \\(1, 2, 3\\) of adaptation reach beyond the extractor's 2"):
+        make(features=RANDOM, adaptation=Adaptation())
+    with pytest.raises(ValueError, match="class_guidance needs a model with num_classes"):
+        make(scoring=replace(ONE_STEP, class_guidance=1.0))
+    with pytest.raises(ValueError, match="class_guidance needs several categories"):
+        make(model=replace(TINY, num_classes=2), scoring=replace(ONE_STEP, class_guidance=1.0)).fit(images(4))
+    with pytest.raises(ValueError, match="set the scoring's clip to None"):
+        make(**latent(tmp_path, scoring=replace(ONE_STEP, clip=1.0)))
+    with pytest.raises(ValueError, match="set the model's image_channels to 4"):
+        make(**latent(tmp_path, model=TINY, scoring=ONE_STEP))
+    few = tiny(features=RANDOM, scoring=replace(ONE_STEP, dynamic=DYNAMIC), framing=dn.Framing(SIZE))
+    with pytest.raises(dn.DataError, match="3 neighbours need at least 3 good images to learn from, not 2"):
+        few.fit(images(3), dn.Training(max_steps=1))
+
+
+def test_an_extractor_without_padding_is_adapted_to_real_reconstructions(make: Make) -> None:
+    """Its first layer keeps the reconstruction itself for the gradient, which an inference tensor would refuse."""
+    features = Features("resnet18", (1, 2), "random", "none")
+    scoring = replace(ONE_STEP, features="reconstruction")
+    detector = make(features=features, scoring=scoring, channels=3, model=replace(TINY, image_channels=3),
+                    adaptation=Adaptation(layers=(1, 2)))  # fmt: skip
+    detector.fit(images(4, 3), dn.Training(max_steps=1, batch_size=2))
+    assert detector.provenance["adaptation_losses"][0] > 0
+
+
+def test_a_training_is_not_resumed_with_another_teacher(make: Make, tmp_path: Path) -> None:
+    scoring = dn.Scoring(starts=(21,), samples=1, map="kl", variance="learned_range", features="head", filter="none")
+    training = dn.Training(max_steps=1, batch_size=2)
+    make(model=head_model(), features=RANDOM, scoring=scoring).fit(images(4), training, folder=tmp_path)
+    other = make(model=head_model(), features=replace(RANDOM, normalize="none"), scoring=scoring)
+    with pytest.raises(CheckpointError, match="other settings \\(surroundings\\)"):
+        other.fit(images(4), training, folder=tmp_path, resume=True)
+
+
+def test_a_preset_brings_its_training(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
+    config = preset("kl-map/pixel").updated(
+        {"model": {"channels": 8, "norm_groups": 4, "head_channels": 8}, "framing": {"size": 32}}
+    )
+    detector = dn.Detector.from_config(config, "cpu", 1)
+    assert detector.training == config.training and detector.training.loss == "l2+vlb"
+    detector.training = replace(detector.training, max_minutes=None, max_steps=1)
+    detector.fit(images(4))
+    assert (
+        detector.provenance["training"]["learning_rate"] == 1e-4 and detector.provenance["training"]["loss"] == "l2+vlb"
+    )
+    assert dn.Detector.from_preset("small", "cpu", channels=3).channels == 3
 
 
 def test_a_codec_of_your_own_is_not_saved(make: Make, tmp_path: Path) -> None:

@@ -92,6 +92,12 @@ class UNetConfig(ModelConfig):
     def size_multiple(self) -> int:
         return self.patch_size * 2 ** (len(self.channel_mult) - 1)
 
+    @property
+    def feature_stride(self) -> int:
+        """Pixels of the input for each place of the feature head's output, along each axis."""
+        level = len(self.channel_mult) - 1 - self.feature_block // (self.res_blocks + 1)
+        return self.patch_size * 2**level
+
 
 class UNet(nn.Module):
     """epsilon (or x_0, or v) from x_t and t: `model(x_t, t)`, [B, C, H, W] and int64 [B] -> [B, C or 2C, H, W].

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..methods import PRESETS
+from ..similarity import least_size
 from .paper_figures import PUBLISHED, Published
 
 Changes = dict[str, dict[str, Any]]  # sections of a `Config` and the keys that change in them
@@ -59,6 +60,7 @@ class Cell:
 
     at: where it stands, parameter -> value. measure: a key of `measures.MEASURES`. changes: sections of the configuration that its training
     depends on; scoring: keys of that section. settings: the measure's own arguments. preset: stands in for the study's configuration.
+    least_size: of the frames, in pixels; on smaller ones it is left out.
     """
 
     at: dict[str, str | int | float]
@@ -67,6 +69,7 @@ class Cell:
     scoring: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     preset: str | None = None
+    least_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,8 @@ _ALL = (
         ),
         (
             "The paper works on the latents of a large pretrained autoencoder, with guidance and features of a ResNet; here the space is that of "
-            "the configuration (pixels, unless it says otherwise), and neither is used.",
+            "the configuration (pixels, unless it says otherwise), as is the schedule (the paper's hides more at the same T': its alpha_bar is 0.838 at "
+            "T' = 80), and neither guidance nor features are used.",
         ),
         x="omega",
     ),
@@ -159,7 +163,7 @@ _ALL = (
             Cell({"T'": "dynamic"}, "detection", noise("gaussian") | {"features": {}}, {"dynamic": {}}),
         ),
         (
-            "Space, guidance and features of the map as for the share of noise. The dynamic choice compares features of the images by the backbone "
+            "Space, schedule, guidance and features of the map as for the share of noise. The dynamic choice compares features of the images by the backbone "
             "of the configuration, by default a ResNet-34, with those of the training images; T' runs from 20 to 80.",
         ),
     ),
@@ -184,13 +188,14 @@ _ALL = (
                 "segmentation",
                 noise("tsimplex") | {"training": {"loss": loss}},
                 {"starts": [200], "steps": 200, "map": kind},
+                least_size=least_size() if "ms_ssim" in loss else 1,
             )
             for loss in LOSSES
             for kind in ("squared", "absolute")
         ),
         (
-            "ECE(se) of the paper is the ECE of the squared map here, ECE(ae) that of the absolute one. The network is that of the configuration; "
-            "the paper's is DTU-Net.",
+            "ECE(se) of the paper is the ECE of the squared map here, ECE(ae) that of the absolute one. Network and schedule are those of the "
+            "configuration; the paper's are DTU-Net and cosine.",
             "Masks are cut from each map at its own Otsu threshold. Dice, IoU, precision, recall, balanced accuracy and AUC are means over the anomalous "
             "images, as in the authors' code; pixel AUROC pools the pixels of all images. ECE takes the errors of images in [0, 1], which lie in [0, 1] "
             "themselves, as confidences.",

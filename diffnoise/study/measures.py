@@ -81,7 +81,7 @@ def _filtered(errors: Tensor, scoring: Scoring) -> Tensor:
 def _masks(subject: Subject, found: Sequence[Tensor]) -> list[Tensor | None]:
     """bool [H, W], None where an image has none."""
     return [
-        None if sample.mask is None else read_mask(sample.mask, (each.shape[-2], each.shape[-1]))
+        None if sample.mask is None else read_mask(sample.mask, (each.shape[-2], each.shape[-1]), sample.class_mask)
         for sample, each in zip(subject.samples, found, strict=True)
     ]
 

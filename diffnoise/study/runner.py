@@ -143,13 +143,14 @@ class Study:
 
 @dataclass(frozen=True)
 class Row:
-    """The result of one cell: `values`, or `error` saying why there are none."""
+    """The result of one cell: `values`, or `error` or `left_out` saying why there are none: that it failed, or cannot be had here."""
 
     at: dict[str, Any]
     values: dict[str, float | None]
     seconds: float | None = None
     training: str | None = None  # folder below `trainings`
     error: str = ""
+    left_out: str = ""
 
 
 @dataclass
@@ -185,6 +186,10 @@ def run(
     jobs: list[Job] = []
     for experiment in experiments:
         for index, cell in enumerate(experiment.cells):
+            if study.config.framing.size < cell.least_size:
+                reason = f"needs frames of at least {cell.least_size} pixels, not {study.config.framing.size}; set size in the section framing"
+                rows[experiment.name][index] = Row(cell.at, {}, left_out=reason)
+                continue
             try:
                 jobs.append(_job(study, experiment, index, cell))
             except (ValueError, RuntimeError, ImportError, TypeError) as error:
@@ -307,11 +312,6 @@ class _Workshop:
             assert detector is not None
             self._errors = job.denoising, measures.denoise(detector, self._study.samples)
         return self._errors[1]
-
-
-def _finite(value: float | None) -> float | None:
-    """NaN and infinity, which JSON does not know, are no value."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _place(cell: Cell) -> str:

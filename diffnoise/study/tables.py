@@ -23,6 +23,7 @@ def table(experiment: Experiment, rows: Sequence[Row]) -> list[dict[str, Any]]:
             "values": {name: row.values.get(name) for name in experiment.quantities},
             "paper": published.at(row.at),
             "error": row.error,
+            "left_out": row.left_out,
             "seconds": row.seconds,
             "training": row.training,
         }
@@ -32,7 +33,7 @@ def table(experiment: Experiment, rows: Sequence[Row]) -> list[dict[str, Any]]:
     alone = [(at, values) for at, values in published.rows if at not in places]
     empty = dict.fromkeys(experiment.quantities)
     records += [
-        {"at": at, "values": empty, "paper": values, "error": "", "seconds": None, "training": None}
+        {"at": at, "values": empty, "paper": values, "error": "", "left_out": "", "seconds": None, "training": None}
         for at, values in alone
     ]
     return records
@@ -50,7 +51,7 @@ def write(folder: Path, experiment: Experiment, records: Sequence[dict[str, Any]
     text = io.StringIO()
     writer = csv.writer(text)
     paper = [f"paper: {name}" for name in theirs]
-    writer.writerow([*columns, *experiment.quantities, *paper, "measuring_seconds", "training", "error"])
+    writer.writerow([*columns, *experiment.quantities, *paper, "measuring_seconds", "training", "error", "left_out"])
     for record in records:
         at, values, published = record["at"], record["values"], record["paper"]
         writer.writerow(
@@ -61,6 +62,7 @@ def write(folder: Path, experiment: Experiment, records: Sequence[dict[str, Any]
                 "" if record["seconds"] is None else record["seconds"],
                 record["training"] or "",
                 record["error"],
+                record["left_out"],
             ]
         )
     write_atomically(folder / f"{experiment.name}.csv", text.getvalue().encode())
