@@ -163,11 +163,19 @@ def _ours(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _others(row: dict[str, Any]) -> str:
-    """How many times our time the peers take, the fastest first."""
-    ours = _ours(row)["seconds"]["median"]
-    timed = [t for t in row["timings"] if "seconds" in t and not t["name"].startswith("diffnoise")]
-    found = sorted((t["seconds"]["median"] / ours, t["name"]) for t in timed)
-    return ", ".join(f"{name} {ratio:.2g}" if ratio < 10 else f"{name} {ratio:.0f}" for ratio, name in found) or "–"
+    """How many times our time the peers take, the fastest first; those behind a row of ours that does more than the op, against that one."""
+    found, ours = [], _ours(row)["seconds"]["median"]
+    for timing in row["timings"]:
+        if "seconds" not in timing:
+            continue
+        if timing["name"].startswith("diffnoise."):
+            ours = timing["seconds"]["median"]
+        elif not timing["name"].startswith("diffnoise"):
+            found.append((timing["seconds"]["median"] / ours, timing["name"]))
+    return (
+        ", ".join(f"{name} {ratio:.2g}" if ratio < 10 else f"{name} {ratio:.0f}" for ratio, name in sorted(found))
+        or "–"
+    )
 
 
 def _share(share: float | None) -> str:

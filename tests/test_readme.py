@@ -51,7 +51,9 @@ def benchmark(name):
 def test_the_table_of_a_bench_result(tmp_path):
     tables = benchmark("tables")
     assert tables.bench(tmp_path) == "*Not measured yet.*"
-    times = {"diffnoise": 0.01, "diffnoise, otherwise": 0.02, "slow": 0.3, "quick": 0.015}
+    times = {
+        "diffnoise": 0.01, "diffnoise, otherwise": 0.02, "slow": 0.3, "quick": 0.015, "diffnoise.whole": 0.1, "whole": 0.4,
+    }  # fmt: skip
     small = {"shape": [1, 1, 64, 64], "limit": None, "timings": [
         {"name": "diffnoise", "seconds": {"median": 25e-6}, "share_of_limit": None}]}  # fmt: skip
     run = {
@@ -70,7 +72,7 @@ def test_the_table_of_a_bench_result(tmp_path):
         "",
         "| work | 1 thread | 2 threads | of the limit | times that of others, 1 thread |",
         "|---|---|---|---|---|",
-        "| `simplex_noise_3d` 16 × 1 × 224 × 224 | 10 ms | 5 ms | 20% | quick 1.5, slow 30 |",
+        "| `simplex_noise_3d` 16 × 1 × 224 × 224 | 10 ms | 5 ms | 20% | quick 1.5, whole 4, slow 30 |",
         "| `small_gmm_noise` 1 × 1 × 64 × 64 | 25 µs | – | – | – |",
         "",
         "A GPU, CUDA 13.0; torch 2.13.0, 2026-11-22, commit 0123456:",
