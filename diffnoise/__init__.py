@@ -3,6 +3,7 @@
 __version__ = "0.1.0"
 
 from . import data as data
+from . import methods as methods
 from . import metrics as metrics
 from . import models as models
 from . import noise as noise
@@ -10,6 +11,7 @@ from . import ops as ops
 from . import realtime as realtime
 from . import telemetry as telemetry
 from .checkpoint import CheckpointError as CheckpointError
+from .config import Config as Config
 from .data import Augment as Augment
 from .data import DataError as DataError
 from .data import Framing as Framing

@@ -110,8 +110,8 @@ class AutoencoderKL(nn.Module):
             )
         except Exception as error:  # of whatever library the download went through
             raise CheckpointError(
-                f"The autoencoder {path} can neither be read nor fetched ({error}). Copy its folder from a machine that can fetch it and give "
-                f"that folder as path. {_FALLBACK}"
+                f"The autoencoder {path} can neither be read nor fetched ({error}). Copy its folder from a machine that can fetch it and "
+                f'name it in the configuration, {{"codec": {{"path": "FOLDER"}}}}. {_FALLBACK}'
             ) from error
         if wrong := [name for names in found.values() for name in names]:
             raise CheckpointError(

@@ -66,6 +66,8 @@ class Config:
                 continue
             if name != "prediction" and not isinstance(change, dict):
                 raise ValueError(f"Section {name} of the configuration must be an object with keys, not {change!r}.")
+            if name in ("noise", "schedule") and "kind" not in change:
+                raise ValueError(f'Section {name} of the configuration is replaced whole: add its "kind".')
             section = optional[name]() if parts[name] is None else parts[name]
             parts[name] = makers[name](change) if name in makers else _updated_section(name, section, change)
         if "image_size" not in changes.get("model", {}):

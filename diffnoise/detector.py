@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from . import __version__
 from .adaptation import Adaptation, adapt
@@ -202,7 +203,12 @@ class Detector:
 
     @staticmethod
     def from_config(config: Config, device: str | torch.device | None = None, channels: int | None = None) -> Detector:
-        """A new detector with the configuration's model, its weights drawn from the training's seed; channels: of the images, as in `Detector`."""
+        """A new detector with the configuration's model, its weights drawn from the training's seed.
+
+        channels: of the images, as in `Detector`; where diffusion takes place in pixels the model takes so many.
+        """
+        if config.codec.kind == "pixels" and channels is not None:
+            config = config.updated({"model": {"image_channels": channels}})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
             model = build(config.model)
@@ -229,10 +235,7 @@ class Detector:
         """
         from .methods import preset
 
-        config = preset(name)
-        if config.codec.kind == "pixels" and channels is not None:
-            config = config.updated({"model": {"image_channels": channels}})
-        return Detector.from_config(config, device, channels)
+        return Detector.from_config(preset(name), device, channels)
 
     # Training
 
@@ -324,7 +327,7 @@ class Detector:
         self._learn_features(frames)
         for category, images in kept_out.items():
             each = self if category is None else self.of(category)
-            each.calibrate(images)
+            each.calibrate(images, progress)
             self._calibrations[category] = each.calibrated()
         if folder is not None:
             self.save(folder)
@@ -360,7 +363,7 @@ class Detector:
             self.selector = StepSelector.fit(dynamic, embedded)
         self._renew_scorer()
 
-    def calibrate(self, good: Sequence[Tensor]) -> None:
+    def calibrate(self, good: Sequence[Tensor], progress: bool = False) -> None:
         """Set map units and thresholds from good images [C, H, W] in [-1, 1] that the model was not trained on."""
         if len(good) == 0:
             raise DataError("Thresholds need good images, but there are none.")
@@ -369,7 +372,8 @@ class Detector:
                 f"Thresholds belong to a category here: calibrate of(...) one of {', '.join(self.categories)}."
             )
         self.calibration = None
-        raw = [(errors, placement) for errors, placement, _ in self.errors(good)]
+        found = tqdm(self.errors(good), "threshold", len(good), unit="image", disable=not progress, dynamic_ncols=True)
+        raw = [(errors, placement) for errors, placement, _ in found]
 
         def maps_of(chosen: slice, scales: Tensor | None = None) -> list[Tensor]:
             return [self.framing.merge(self._scorer.filtered(e[:, chosen], scales), placement) for e, placement in raw]

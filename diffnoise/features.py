@@ -129,8 +129,8 @@ def _network(settings: Features) -> nn.Module:
             network = timm.create_model(settings.backbone, pretrained=True)
         except Exception as error:  # of whatever library the download went through
             raise CheckpointError(
-                f"The pretrained weights of {settings.backbone} cannot be fetched ({error}). Copy them from a machine that can and give "
-                f"the path of the .safetensors or .pth file as weights. {_FALLBACK}"
+                f"The pretrained weights of {settings.backbone} cannot be fetched ({error}). Copy them from a machine that can and name "
+                f'the .safetensors or .pth file in the configuration, {{"features": {{"weights": "FILE"}}}}. {_FALLBACK}'
             ) from error
     else:
         with torch.random.fork_rng(devices=[]):

@@ -135,7 +135,7 @@ def test_changes_touch_only_what_they_name() -> None:
         ({"model": {"channel_mult": ["2"]}}, "channel_mult"),
         ({"model": {"learn_variance": 1}}, "learn_variance"),
         ({"noise": {"kind": "perlin"}}, "'perlin'.*gaussian"),
-        ({"noise": {}}, "None.*gaussian"),
+        ({"noise": {}}, 'noise .* replaced whole: add its "kind"'),
         ({"noise": {"kind": "gmm", "bumps": 3}}, "gmm.*bumps"),
         ({"noise": {"kind": "simplex", "octaves": "six"}}, "simplex"),
         ({"schedule": {"kind": "sine"}}, "sine"),
