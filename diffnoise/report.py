@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
+
+from .html import template
 
 THUMBNAIL = 192  # longest side, pixels
 BINS = 40
@@ -124,15 +125,7 @@ def write_report(
         raise ValueError(f"The threshold is {threshold}: pass a finite one, or None.")
     cards = sorted((_card(row) for row in rows), key=lambda card: math.inf if card.error else card.score, reverse=True)
     scored = [card for card in cards if not card.error]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = _number
-    page = environment.get_template("report.html.j2").generate(
+    page = template(Path(__file__).with_name("report.html.j2"), number=_number).generate(
         title=title,
         threshold=threshold,
         metrics=metrics,

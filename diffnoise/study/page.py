@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from ..checkpoint import write_atomically
+from ..html import template
 from .experiments import Experiment
 from .identity import plain
 from .runner import Study
@@ -73,15 +72,7 @@ def write(study: Study, sections: Sequence[Section], trainings: dict[str, dict[s
     """`study.html` in the study's folder, whole or not at all."""
     minutes = sum(facts["seconds"] for facts in trainings.values()) / 60
     device = study.machine["gpu"]["name"] if study.on_gpu else "the CPU"
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = _number
-    page = environment.get_template("study.html.j2").render(
+    page = template(Path(__file__).with_name("study.html.j2"), number=_number).render(
         data=study.data.resolve().name,
         device=device,
         minutes=minutes,
